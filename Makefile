@@ -1,0 +1,56 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 10 minutes on 2 cores)"
+	@echo "make test   set up, lint and run every test (about 10 minutes on 2 cores)"
+	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
+	@echo "make lint   ruff, mypy, import-linter"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# A browser for the tests that look at pages: the system's, or Debian's where we may install it.
+.PHONY: browser
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+		|| { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } \
+		|| echo "no Chromium here: the tests that need one will fail; install it first" >&2
+
+demo: setup
+	$(BIN)/googlenet fetch fashion-mnist
+	rm -rf $(RUN)
+	$(BIN)/googlenet train fashion-mnist-fast --out $(RUN)
+	$(BIN)/googlenet predict $(RUN) docs/samples --top 3
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint browser
+	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/python benchmarks/throughput.py
+
+clean:
+	rm -rf $(VENV) runs

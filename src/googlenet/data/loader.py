@@ -1,0 +1,81 @@
+"""Splits -> batches. Which pictures a step sees depends on the seed and the step alone, so any run can resume."""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .augment import Flip, erase, flip, shift
+from .preprocess import Preprocess
+from .sources import Split
+
+
+class Batch(NamedTuple):
+    """`images` float (n, channels, size, size), `labels` int64 (n,), as they enter the loss."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Augment(NamedTuple):
+    """What `training_batch` does to the pictures; the values are those of the functions in `augment`."""
+
+    flip: Flip = "none"
+    shift: int = 0
+    erase: int = 0
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Batches in one pass over `count` pictures; the last may be smaller, but never a single picture.
+
+    Batch normalisation cannot train on one value, so a remainder of one picture is left out of the epoch.
+    """
+    return math.ceil(count / batch_size) - (1 if count % batch_size == 1 and count > 1 else 0)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The permutation of 0..count-1 in which an epoch visits the pictures."""
+    return torch.randperm(count, generator=_generator(2 * seed + 1, epoch))
+
+
+def _generator(stream: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(stream * 1_000_000_007 + number)
+
+
+def training_batch(
+    split: Split,
+    preprocess: Preprocess,
+    augment: Augment,
+    *,
+    step: int,
+    batch_size: int,
+    size: int,
+    seed: int,
+) -> Batch:
+    """The batch of optimisation step `step` (counted from 0) at `size` pixels.
+
+    Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step).
+    """
+    per_epoch = steps_per_epoch(len(split.labels), batch_size)
+    epoch, position = divmod(step, per_epoch)
+    order = epoch_order(len(split.labels), seed, epoch)
+    indices = order[position * batch_size : (position + 1) * batch_size]
+    generator = _generator(2 * seed, step)
+    images = split.images[indices.to(split.images.device)]
+    images = flip(images, augment.flip, indices, epoch, seed, generator)
+    images = shift(images, augment.shift, generator)
+    images = erase(images, augment.erase, generator)
+    return Batch(preprocess(images, size), split.labels[indices.to(split.labels.device)])
+
+
+def evaluation_batches(
+    split: Split, preprocess: Preprocess, batch_size: int = 500, size: int | None = None
+) -> Iterator[Batch]:
+    """Every picture once, in order, as prediction would see it."""
+    for start in range(0, len(split.labels), batch_size):
+        part = split.part(start, start + batch_size)
+        yield Batch(preprocess(part.images, size), part.labels)

@@ -1,0 +1,109 @@
+"""Picture files -> uint8 tensors: every format and mode that Pillow reads, in one place.
+
+The rest of the package sees grey or RGB only. What a file had more than that (transparency, a palette, 16
+bits, a camera's rotation) is resolved here, the same way in training and in prediction.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+# A picture above this is refused before it is decoded: a few kilobytes of PNG can ask for gigabytes.
+MAX_PIXELS = 100_000_000
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".ico")
+)
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message names the file and the reason."""
+
+
+def read_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
+    """Decode a file, or its bytes, to a Pillow image of mode ``L`` (grey) or ``RGB``.
+
+    Applies the EXIF orientation, lays transparency over white, scales 16-bit grey to 8 bits, takes the first
+    frame of an animation. Raises PictureError for what is missing, not a picture, damaged, or larger than
+    `MAX_PIXELS`.
+    """
+    label = name or (str(source) if isinstance(source, Path) else "the picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                _refuse_bomb(opened, label)
+                opened.load()
+                return _grey_or_rgb(ImageOps.exif_transpose(opened))
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(f"{label}: no such file") from None
+    except IsADirectoryError:
+        raise PictureError(f"{label}: a folder, not a picture") from None
+    except PermissionError:
+        raise PictureError(f"{label}: no permission to read it") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{label}: more than {MAX_PIXELS:,} pixels; make it smaller first") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{label}: not a picture in a format that Pillow reads") from None
+    # Pillow's decoders raise many kinds for a damaged file, struct.error and SyntaxError among them.
+    except Exception as error:
+        raise PictureError(f"{label}: damaged picture ({error})") from error
+
+
+def to_tensor(picture: Image.Image, channels: int) -> Tensor:
+    """Pillow image -> uint8 (channels, height, width), for 1 (grey) or 3 (RGB) channels."""
+    if channels not in (1, 3):
+        raise PictureError(f"the network takes {channels} channels; a picture gives 1 (grey) or 3 (RGB)")
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(array.reshape(*array.shape[:2], channels).copy()).permute(2, 0, 1).contiguous()
+
+
+def picture_files(folder: Path) -> Iterator[Path]:
+    """The picture files under `folder` by suffix, at any depth, in a fixed order, hidden ones left out."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+def _refuse_bomb(picture: Image.Image, label: str) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{label}: {width}x{height} pixels are more than the {MAX_PIXELS:,} allowed; make it smaller first"
+        )
+
+
+def _grey_or_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("L", "RGB"):
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _eight_bit(picture)
+    if picture.mode == "1":
+        return picture.convert("L")
+    if picture.has_transparency_data:
+        grey = picture.mode in ("LA", "La")
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(paper, picture).convert("L" if grey else "RGB")
+    return picture.convert("RGB")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Deep grey to 8 bits: 16-bit integers by 257, floats in [0, 1] by 255, what already fits as it is."""
+    values = np.asarray(picture).astype(np.float64)
+    top = float(np.nanmax(values, initial=0.0))
+    if picture.mode == "F":
+        scale = 255.0 if top <= 1.0 else 1.0
+    else:
+        scale = 1.0 / 257.0 if picture.mode != "I" or top > 255 else 1.0
+    return Image.fromarray(np.clip(np.rint(np.nan_to_num(values) * scale), 0, 255).astype(np.uint8))

@@ -1,0 +1,97 @@
+"""From uint8 pixels to what a network takes: a value that is saved beside the weights.
+
+Nothing of this is hidden in a model, so nobody can normalise twice.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .pictures import to_tensor
+
+Fit = Literal["crop", "stretch"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pictures become a batch: geometry, then (x / 255 - mean) / std per channel.
+
+    `size` is the height and width given to the network, in pixels. `fit` says how a picture that is not
+    square becomes so: ``crop`` keeps the centre square, of `crop_share` times the shorter side; ``stretch``
+    changes the proportions. `mean` and `std` are in units of the full pixel range, one number per channel.
+    Resizing is anti-aliased when it shrinks.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Fit = "crop"
+    crop_share: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.channels < 1:
+            raise ValueError(f"size and channels must be 1 or more, not {self.size} and {self.channels}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels or min(self.std) <= 0:
+            raise ValueError(f"mean and std need {self.channels} numbers each, std positive")
+        if not 0.0 < self.crop_share <= 1.0:
+            raise ValueError(f"crop_share must be in (0, 1], not {self.crop_share}")
+
+    def __call__(self, pixels: Tensor, size: int | None = None) -> Tensor:
+        """uint8 (n, channels, h, w) -> float32 (n, channels, size, size); `size` overrides the stored one."""
+        return self.normalise(self.resize(self.square(pixels), size or self.size))
+
+    def square(self, pixels: Tensor) -> Tensor:
+        """Cut the centre square, where `fit` says so; any (n, c, h, w)."""
+        height, width = pixels.shape[-2:]
+        if self.fit == "stretch" or (height == width and self.crop_share == 1.0):
+            return pixels
+        side = max(1, round(min(height, width) * self.crop_share))
+        top, left = (height - side) // 2, (width - side) // 2
+        return pixels[..., top : top + side, left : left + side]
+
+    def resize(self, pixels: Tensor, size: int) -> Tensor:
+        """uint8 or float (n, c, h, w) -> float (n, c, size, size), still in 0..255."""
+        pixels = pixels.float()
+        if pixels.shape[-2:] == (size, size):
+            return pixels
+        shrinks = min(pixels.shape[-2:]) > size
+        pixels = F.interpolate(pixels, (size, size), mode=self.interpolation, align_corners=False, antialias=shrinks)
+        return pixels.clamp_(0, 255) if self.interpolation == "bicubic" else pixels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Float pixels 0..255 (n, channels, h, w) -> (x / 255 - mean) / std."""
+        shape = (1, self.channels, 1, 1)
+        mean = torch.tensor(self.mean, device=pixels.device).view(shape)
+        std = torch.tensor(self.std, device=pixels.device).view(shape)
+        return (pixels - 255.0 * mean) / (255.0 * std)
+
+    def read(self, picture: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
+        """One picture -> (batch of one, a sentence that says what was done to it)."""
+        pixels = to_tensor(picture, self.channels).unsqueeze(0)
+        had = 1 if picture.mode == "L" else 3
+        steps = [f"{picture.width}x{picture.height} {'grey' if had == 1 else 'RGB'}"]
+        if had != self.channels:
+            steps.append("colours to grey" if self.channels == 1 else "grey repeated to 3 channels")
+        squared = self.square(pixels)
+        if squared.shape != pixels.shape:
+            steps.append(f"centre {squared.shape[-1]}x{squared.shape[-2]}")
+        target = size or self.size
+        if squared.shape[-2:] != (target, target):
+            steps.append(f"resized to {target}x{target}")
+        return self.normalise(self.resize(squared, target)), ", ".join(steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+        """The inverse of `to_dict`; raises TypeError for an unknown key."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

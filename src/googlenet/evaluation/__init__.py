@@ -1,0 +1,1 @@
+"""Weights to figures. Knows models and data."""

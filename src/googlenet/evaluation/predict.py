@@ -1,0 +1,90 @@
+"""Picture files -> class names with probabilities."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.pictures import PictureError, picture_files, read_picture
+from ..data.preprocess import Preprocess
+
+BATCH = 64
+STANDARD_INPUT = "-"
+
+
+class Guess(NamedTuple):
+    """A class and its probability in 0..1."""
+
+    label: str
+    probability: float
+
+
+class Answer(NamedTuple):
+    """What the network says of one picture: `top` classes, and what was `did` to it first; or the `problem`."""
+
+    path: str
+    top: list[Guess]
+    did: str
+    problem: str | None = None
+
+
+def expand(names: Iterable[str]) -> Iterator[str]:
+    """Folders to the pictures in them, at any depth; everything else as it is.
+
+    Raises ValueError for a folder without pictures.
+    """
+    for name in names:
+        if name != STANDARD_INPUT and Path(name).is_dir():
+            found = list(picture_files(Path(name)))
+            if not found:
+                raise ValueError(f"{name}: no pictures in this folder")
+            yield from map(str, found)
+        else:
+            yield name
+
+
+def predict_pictures(
+    model: nn.Module,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    paths: Iterable[str],
+    *,
+    top: int = 5,
+    size: int | None = None,
+) -> Iterator[Answer]:
+    """Answer for each path in turn (``-`` reads standard input), computing in batches.
+
+    A picture that cannot be used is answered with its `problem`; the others go on.
+    """
+    model.eval()
+    remaining = iter(paths)
+    while group := list(islice(remaining, BATCH)):
+        read = [_read(path, preprocess, size) for path in group]
+        usable = [pixels for pixels, _, problem in read if problem is None]
+        rows: Iterator[Tensor] = iter(())
+        if usable:
+            with torch.inference_mode():
+                rows = iter(F.softmax(model(torch.cat(usable)), dim=1))
+        for path, (_, did, problem) in zip(group, read, strict=True):
+            if problem:
+                yield Answer(path, [], "", problem)
+                continue
+            best = next(rows).topk(min(top, len(classes)))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            yield Answer(path, [Guess(classes[i], p) for i, p in pairs], did)
+
+
+def _read(path: str, preprocess: Preprocess, size: int | None) -> tuple[Tensor, str, str | None]:
+    try:
+        if path == STANDARD_INPUT:
+            picture = read_picture(sys.stdin.buffer.read(), "standard input")
+        else:
+            picture = read_picture(Path(path))
+        return (*preprocess.read(picture, size), None)
+    except PictureError as error:
+        return torch.empty(0), "", str(error)

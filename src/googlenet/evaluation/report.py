@@ -1,0 +1,180 @@
+"""A run as one self-contained HTML page: opens offline, asks no server for anything."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ..data.sources import Split
+from .metrics import Outputs, confusion_matrix, scores
+
+MISTAKES = 24
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
+
+STYLE = """
+:root { color-scheme: light; --ink: #1f2933; --soft: #6b7280; --line: #e3e7ec; --accent: #0072B2; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f6f7f9; color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 64rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { margin: 0 0 .25rem; font-size: 1.7rem; } h2 { margin: 0 0 1rem; font-size: 1.15rem; }
+section { padding: 1.25rem; margin-top: 1.25rem; }
+section, .figures div { background: #fff; border: 1px solid var(--line); border-radius: .75rem; }
+.soft { color: var(--soft); } .scroll { overflow-x: auto; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1.25rem; }
+.figures div { flex: 1 1 9rem; padding: .9rem 1.1rem; }
+.figures b { display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums; }
+svg { max-width: 100%; height: auto; }
+table.matrix { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.matrix th { font-weight: 500; padding: .3rem .5rem; text-align: right; white-space: nowrap; }
+.matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
+.matrix td { width: 3rem; height: 2.1rem; text-align: center; border: 1px solid #fff; }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; }
+.mistakes figure { margin: 0; }
+.mistakes img { width: 100%; image-rendering: pixelated; border-radius: .4rem; }
+.mistakes figcaption { font-size: .8rem; line-height: 1.35; margin-top: .3rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+pre { background: #f6f7f9; border-radius: .5rem; padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; margin: 0; }
+"""
+
+
+def render_report(
+    title: str,
+    recipe: str,
+    entries: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    outputs: Outputs,
+    split: Split,
+    environment: dict[str, Any],
+) -> str:
+    """The page: figures, curves, confusion matrix, worst mistakes, recipe and machine.
+
+    `entries` are those of metrics.jsonl; `outputs` are the network's answers to the pictures of `split`.
+    """
+    final = scores(outputs)
+    which = next((e["split"] for e in reversed(entries) if e["split"] != "train"), "evaluation")
+    seconds = max((e["seconds"] for e in entries if e["split"] == "train"), default=0.0)
+    tiles = (
+        (f"{final['top1']:.4f}", f"top-1 accuracy, {which} ({final['images']:,} pictures)"),
+        (f"{final['top5']:.4f}", "top-5 accuracy"),
+        (f"{final['loss']:.3f}", "cross-entropy"),
+        (_duration(seconds), "of training"),
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style></head><body><main>
+<h1>{html.escape(title)}</h1>
+<div class="soft">Trained {html.escape(str(environment.get("started", "")))} with googlenet {
+        html.escape(str(environment.get("googlenet", "")))
+    }</div>
+<div class="figures">{"".join(f"<div><b>{value}</b>{html.escape(what)}</div>" for value, what in tiles)}</div>
+<section><h2>Training</h2>{_curves(entries)}</section>
+<section><h2>Confusion matrix</h2><p class="soft">Rows: the true class; columns: the answer; in pictures.</p>
+<div class="scroll">{_matrix(confusion_matrix(outputs), classes)}</div></section>
+<section><h2>Worst mistakes</h2><p class="soft">Wrong answers in which the true class got the least probability.</p>
+{_mistakes(outputs, split, classes)}</section>
+<section><h2>Command</h2><pre>{
+        html.escape(str(environment.get("command") or "googlenet.fit(recipe)"))
+    }</pre></section>
+<section><h2>Recipe, every value</h2><pre>{html.escape(recipe)}</pre></section>
+<section><h2>Environment</h2><dl>{
+        "".join(
+            f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>"
+            for key, value in environment.items()
+            if key != "command" and value is not None
+        )
+    }</dl></section>
+</main></body></html>
+"""
+
+
+def _curves(entries: Sequence[dict[str, Any]]) -> str:
+    """Loss, accuracy, and learning rate with image size, by epoch."""
+    train = [e for e in entries if e["split"] == "train"]
+    if not train:
+        return "<p>No step was recorded.</p>"
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    loss, accuracy, settings = figure.subplots(1, 3)
+    for axis, key in ((loss, "loss"), (accuracy, "accuracy")):
+        axis.plot([e["epoch"] for e in train], [e[key] for e in train], color=BLUE, lw=1.2, label="training")
+        for split, colour, mark in (("validation", ORANGE, "o-"), ("test", GREEN, "D")):
+            points = [(e["epoch"], e["top1" if key == "accuracy" else key]) for e in entries if e["split"] == split]
+            if points:
+                axis.plot(*zip(*points, strict=True), mark, color=colour, ms=5, lw=1.2, label=split)
+        axis.set(xlabel="epoch", ylabel="loss (nats)" if key == "loss" else "top-1 accuracy")
+        axis.legend(frameon=False, fontsize=8)
+    settings.plot([e["epoch"] for e in train], [e["learning_rate"] for e in train], color=BLUE, lw=1.2)
+    settings.set(xlabel="epoch")
+    settings.set_ylabel("learning rate", color=BLUE)
+    sizes = settings.twinx()
+    sizes.plot([e["epoch"] for e in train], [e["size"] for e in train], color=ORANGE, lw=1.2, drawstyle="steps-post")
+    sizes.set_ylabel("picture size (pixels)", color=ORANGE)
+    sizes.set_ylim(0, 1.15 * max(e["size"] for e in train))
+    for axis in (loss, accuracy, settings):
+        axis.grid(color="#e3e7ec", lw=0.6)
+        axis.spines[["top"]].set_visible(False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    drawing = text.getvalue()
+    return drawing[drawing.index("<svg") :]
+
+
+def _matrix(counts: Tensor, classes: Sequence[str]) -> str:
+    """An HTML table, its cells shaded by their share of the row."""
+    share = counts.double() / counts.sum(dim=1, keepdim=True).clamp_min(1)
+    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in classes)
+    rows = []
+    for i, name in enumerate(classes):
+        cells = []
+        for j in range(len(classes)):
+            part = share[i, j].item()
+            base = "0,114,178" if i == j else "213,94,0"
+            # The square root keeps rare mistakes visible beside the diagonal.
+            ink = "#fff" if part > 0.35 else "inherit"
+            style = f"background:rgba({base},{part**0.5:.2f});color:{ink}"
+            cells.append(f"<td style='{style}'>{counts[i, j].item() or ''}</td>")
+        rows.append(f"<tr><th scope='row'>{html.escape(name)}</th>{''.join(cells)}</tr>")
+    return f"<table class='matrix'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _mistakes(outputs: Outputs, split: Split, classes: Sequence[str]) -> str:
+    probabilities = F.softmax(outputs.logits, dim=1)
+    best, answers = probabilities.max(dim=1)
+    true = probabilities.gather(1, outputs.labels.unsqueeze(1)).squeeze(1)
+    wrong = torch.nonzero(answers != outputs.labels).flatten()
+    if not len(wrong):
+        return "<p>None: every answer was right.</p>"
+    figures = []
+    for row in wrong[true[wrong].argsort(stable=True)][:MISTAKES].tolist():
+        said, truth = (html.escape(classes[int(labels[row])]) for labels in (answers, outputs.labels))
+        name = html.escape(split.names[row])
+        figures.append(
+            f"<figure><img alt='{truth}' src='{_data_url(split.images[row])}'><figcaption>"
+            f"<b>{truth}</b>, taken for {said} ({best[row].item():.0%})<br><span class='soft'>{name}</span>"
+            "</figcaption></figure>"
+        )
+    return f"<div class='mistakes'>{''.join(figures)}</div>"
+
+
+def _data_url(picture: Tensor) -> str:
+    pixels = picture.permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,1 @@
+"""Batches to weights. Knows models, data and evaluation."""

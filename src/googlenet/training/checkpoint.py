@@ -1,0 +1,155 @@
+"""Weights and training state on disk: written whole or not at all, and read without running anyone's code."""
+
+import io
+import json
+import os
+import pickle
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ..data.preprocess import Preprocess
+from ..models.catalogue import create
+from ..models.googlenet import GoogLeNet
+from .recipe import Recipe, recipe_from_dict
+
+WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network with all that is needed to use it.
+
+    `model` is in evaluation mode. `preprocess` makes its input from pictures. `classes` names its outputs in
+    order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
+    """
+
+    model: GoogLeNet
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    recipe: Recipe
+    metrics: dict[str, Any]
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content`, or leave it as it was: written beside it, synced, renamed."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> GoogLeNet:
+    """The recipe's network, its weights drawn from the recipe's seed."""
+    variant = {key: value for key, value in asdict(recipe.model).items() if value is not None}
+    name, aux = variant.pop("name"), variant.pop("aux")
+    return create(name, num_classes, in_channels, aux, seed=recipe.seed, **variant)
+
+
+def save_weights(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to a .safetensors file that `load` reads back to an equal one."""
+    about = {
+        "preprocess": checkpoint.preprocess.to_dict(),
+        "classes": checkpoint.classes,
+        "recipe": asdict(checkpoint.recipe),
+        "metrics": checkpoint.metrics,
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.model.state_dict().items()}
+    write_atomically(path, save(tensors, {"format": "pt", "googlenet": json.dumps(about)}))
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a run folder, or a .safetensors file of ours, to a `Checkpoint` on the CPU.
+
+    Raises ValueError, naming the file and what to do, for anything else: a missing or damaged file, a pickle
+    (never opened: it could run code), weights that do not fit the network they name.
+    """
+    place = Path(path)
+    if place.is_dir():
+        if not (place / WEIGHTS).exists() and (place / RECIPE).exists():
+            raise ValueError(f"{place}: a run without weights yet; continue it with googlenet train --resume {place}")
+        place = place / WEIGHTS
+    if not place.exists():
+        raise ValueError(f"{place}: no such file; name a run folder or a .safetensors file")
+    try:
+        with safe_open(place, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{place}: damaged, or not a safetensors file ({error})") from None
+    if "googlenet" not in metadata:
+        raise ValueError(f"{place}: safetensors of another program: it does not say which network it holds")
+    try:
+        about = json.loads(metadata["googlenet"])
+        preprocess = Preprocess.from_dict(about["preprocess"])
+        classes = tuple(about["classes"])
+        recipe = recipe_from_dict(about["recipe"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{place}: its description cannot be read ({error}); was it written by a newer version?"
+        ) from None
+    model = build_model(recipe, len(classes), preprocess.channels)
+    load_strictly(model, tensors, str(place))
+    return Checkpoint(model.eval(), preprocess, classes, recipe, about["metrics"])
+
+
+def load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
+    """Copy `tensors` into `model`; ValueError that lists differing keys and shapes unless all fit."""
+    expected = model.state_dict()
+    problems = [f"missing {key}" for key in expected.keys() - tensors.keys()]
+    problems += [f"unexpected {key}" for key in tensors.keys() - expected.keys()]
+    problems += [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & tensors.keys()
+        if tensors[key].shape != expected[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:5])}{more}")
+    model.load_state_dict(tensors)
+
+
+def save_state(run: Path, state: dict[str, Any]) -> None:
+    """Write everything that `fit` needs to go on from this step."""
+    # Through memory: torch.save straight to a full disk reports an internal error instead of the cause.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(run / STATE, buffer.getvalue())
+
+
+def load_state(run: Path) -> dict[str, Any] | None:
+    """The last saved state of a run; None before the first. ValueError for a damaged file."""
+    path = run / STATE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: damaged, or not a state of ours ({reason}); remove it to start the run anew"
+        ) from None
+    return state
+
+
+def load_recipe(run: Path) -> Recipe:
+    """The recipe that a run was started with."""
+    path = run / RECIPE
+    if not path.is_file():
+        raise ValueError(f"{run}: not a run: it has no {RECIPE}")
+    return recipe_from_dict(yaml.safe_load(path.read_text()))

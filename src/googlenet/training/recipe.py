@@ -1,0 +1,304 @@
+"""A recipe: every choice of a training run, as frozen values read from YAML and overridden by flags."""
+
+import os
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from ..data.augment import Flip
+from ..data.preprocess import Fit
+from ..data.sources import Unreadable
+from ..models.catalogue import nearest
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network.
+
+    Attributes:
+        name: a name that `googlenet models` lists.
+        aux: add the auxiliary classifiers and train with their losses.
+        init: initial weights: xavier, truncated_normal or kaiming; the model's own where unset.
+        dropout: before the classifier, in [0, 1); the model's own where unset.
+        pools: ceil (the paper's) or padded (the chapter's, for small pictures); the model's own where unset.
+    """
+
+    name: str = "googlenet"
+    aux: bool = False
+    init: Literal["xavier", "truncated_normal", "kaiming"] | None = None
+    dropout: float | None = None
+    pools: Literal["ceil", "padded"] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures.
+
+    Attributes:
+        source: fashion-mnist, or folder:PATH with a folder per class.
+        root: where the data lies, looked at first.
+        validation: training pictures held out: a count from 1 up, or a fraction below 1.
+        normalise: dataset (subtract the training pixels' mean, divide by their deviation) or none ([0, 1]).
+        fit: how a picture becomes square: crop or stretch.
+        unreadable: skip unreadable files of a folder, with a list, or refuse the folder.
+        limit: use at most so many pictures of each split, for quick trials; unset for all.
+    """
+
+    source: str = "fashion-mnist"
+    root: str | None = None
+    validation: float = 5000
+    normalise: Literal["dataset", "none"] = "dataset"
+    fit: Fit = "crop"
+    unreadable: Unreadable = "skip"
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """Height and width of the pictures, in pixels, by training step.
+
+    Attributes:
+        kind: fixed; progressive (the list in order, each for the same number of pictures' passes); random.
+        train: the sizes to train at.
+        every: with random, draw a new size every so many steps.
+        test: the size to validate, test and predict at; the last training size where unset.
+    """
+
+    kind: Literal["fixed", "progressive", "random"] = "fixed"
+    train: tuple[int, ...] = (224,)
+    every: int = 10
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training pictures.
+
+    Attributes:
+        flip: mirror left to right: none, random, or alternating (each picture's two sides in turn).
+        shift: move by up to so many pixels of the stored picture.
+        erase: side of a blanked square, in pixels of the stored picture.
+    """
+
+    flip: Flip = "none"
+    shift: int = 0
+    erase: int = 0
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """The optimiser.
+
+    Attributes:
+        name: sgd, adamw or rmsprop.
+        lr: the peak learning rate.
+        momentum: of sgd and rmsprop.
+        nesterov: look ahead, sgd only.
+        weight_decay: pulls the weights of convolutions and linear layers, not biases and norms, to zero.
+        alpha: the decay of rmsprop's squared gradients.
+        eps: added to the root of adamw and rmsprop.
+        clip: the largest norm of all gradients together; unset for no limit.
+    """
+
+    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    alpha: float = 0.9
+    eps: float = 1e-8
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the run, as a factor of the optimiser's.
+
+    Attributes:
+        name: constant, step, exponential, cosine or one_cycle.
+        warmup: the part of the run, in [0, 1), over which the rate rises linearly from zero.
+        decay: step and exponential: the factor at each decay.
+        every: step and exponential: epochs from one decay to the next.
+        floor: cosine and one_cycle: the factor at the end.
+    """
+
+    name: Literal["constant", "step", "exponential", "cosine", "one_cycle"] = "constant"
+    warmup: float = 0.0
+    decay: float = 0.96
+    every: float = 8.0
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss: cross-entropy of the classifier, plus that of the auxiliary heads.
+
+    Attributes:
+        label_smoothing: the part of the target spread over all classes, in [0, 1).
+        aux_weight: the weight of each auxiliary head's loss.
+    """
+
+    label_smoothing: float = 0.0
+    aux_weight: float = 0.3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Attributes:
+        epochs: passes over the training pictures.
+        batch_size: pictures a step.
+        seed: of the initial weights, the order and every random change.
+        ema: keep a moving average of the weights with this decay, in (0, 1), and deliver it; unset for none.
+        validate_every: epochs from one validation to the next.
+        checkpoint_minutes: minutes from one saved state to the next.
+        device: auto, cpu, cuda or mps.
+    """
+
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    size: Size = field(default_factory=Size)
+    augment: Augmentation = field(default_factory=Augmentation)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    schedule: Schedule = field(default_factory=Schedule)
+    loss: Loss = field(default_factory=Loss)
+    epochs: int = 10
+    batch_size: int = 128
+    seed: int = 0
+    ema: float | None = None
+    validate_every: float = 1.0
+    checkpoint_minutes: float = 2.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for what, holds in (
+            ("epochs must be 1 or more", self.epochs >= 1),
+            ("batch_size must be 1 or more", self.batch_size >= 1),
+            ("size.train needs sizes of 1 or more", bool(self.size.train) and min(self.size.train) >= 1),
+            ("size.train has several sizes: size.kind must be progressive or random",
+             self.size.kind != "fixed" or len(self.size.train) == 1),
+            ("size.test must be 1 or more", self.size.test is None or self.size.test >= 1),
+            ("size.every must be 1 or more", self.size.every >= 1),
+            ("data.limit must be 1 or more", self.data.limit is None or self.data.limit >= 1),
+            ("optimiser.lr must be above 0", self.optimiser.lr > 0),
+            ("optimiser.momentum must be in [0, 1)", 0 <= self.optimiser.momentum < 1),
+            ("optimiser.nesterov needs a momentum", not self.optimiser.nesterov or self.optimiser.momentum > 0),
+            ("optimiser.weight_decay must be 0 or more", self.optimiser.weight_decay >= 0),
+            ("optimiser.clip must be above 0", self.optimiser.clip is None or self.optimiser.clip > 0),
+            ("schedule.warmup must be in [0, 1)", 0 <= self.schedule.warmup < 1),
+            ("schedule.every must be above 0", self.schedule.every > 0),
+            ("loss.label_smoothing must be in [0, 1)", 0 <= self.loss.label_smoothing < 1),
+            ("ema must be in (0, 1)", self.ema is None or 0 < self.ema < 1),
+            ("validate_every must be above 0", self.validate_every > 0),
+            ("augment.shift and augment.erase must be 0 or more", min(self.augment.shift, self.augment.erase) >= 0),
+        ):  # fmt: skip
+            if not holds:
+                raise ValueError(f"in the recipe, {what}")
+
+    @property
+    def test_size(self) -> int:
+        """The size to validate, test and predict at."""
+        return self.size.test or self.size.train[-1]
+
+    def to_yaml(self) -> str:
+        """Every value, as YAML that `read_recipe` reads back to an equal recipe."""
+        values = asdict(self)
+        values["size"]["train"] = list(self.size.train)
+        return yaml.safe_dump(values, sort_keys=False)
+
+
+def recipe_folder() -> Path:
+    """Where the shipped recipes lie: in the installed package, or beside ``src`` in a checkout."""
+    installed = Path(__file__).parents[1] / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a shipped recipe, or `name` itself where it is a path; ValueError for neither."""
+    shipped = recipe_folder() / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    if os.sep in name or name.endswith((".yaml", ".yml")):
+        raise ValueError(f"{name}: no such recipe file")
+    raise ValueError(
+        f"no recipe is called {name!r}{nearest(name, list_recipes())}; there are {', '.join(list_recipes())}"
+    )
+
+
+def read_recipe(name: str, flags: list[str] | None = None) -> Recipe:
+    """The recipe `name` (shipped, or a YAML file) with ``--key.sub value`` flags applied.
+
+    Raises ValueError, with the nearest names, for a key that no recipe has, and for a value of the wrong
+    type or range.
+    """
+    path = find_recipe(name)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of keys to values")
+    try:
+        return recipe_from_dict(values, flags)
+    except ValueError as error:
+        raise ValueError(f"{path.stem}: {error}") from None
+
+
+def recipe_from_dict(values: dict[str, Any], flags: list[str] | None = None) -> Recipe:
+    """A recipe of nested plain values, checked key by key and type by type; ValueError says what is wrong."""
+    flags = flags or []
+    for key in [
+        *_flat(values),
+        *(f.removeprefix("--").partition("=")[0] for f in flags if f.startswith("--")),
+    ]:
+        if key not in _keys():
+            raise ValueError(f"no recipe has the key {key!r}{nearest(key, _keys())}")
+    parser = recipe_parser()
+    parser.set_defaults(_flat(values))
+    chosen = parser.instantiate_classes(parser.parse_args(flags))
+    return Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)})
+
+
+class _OneLineParser(ArgumentParser):
+    """Raises what it finds instead of printing usage and leaving the process."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+        raise ValueError("; ".join(lines[:4]))
+
+
+def recipe_parser() -> ArgumentParser:
+    """The typed parser: one flag per value of `Recipe`, its help taken from the docstrings."""
+    parser = _OneLineParser(prog="googlenet train RECIPE", add_help=False)
+    parser.add_class_arguments(Recipe, as_positional=False)
+    return parser
+
+
+def _keys() -> list[str]:
+    keys: list[str] = []
+    for f in fields(Recipe):
+        inner = f.default_factory
+        if is_dataclass(inner):
+            keys += [f"{f.name}.{sub.name}" for sub in fields(inner)]
+        else:
+            keys.append(f.name)
+    return keys
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
