@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .data.preprocess import Preprocess
     from .models.catalogue import create, list_models
     from .models.layers import Logits
+    from .training.checkpoint import Checkpoint, load
+    from .training.loop import fit
+    from .training.recipe import Recipe, read_recipe
 
 _HOME = {
     "create": "models.catalogue",
     "list_models": "models.catalogue",
     "Logits": "models.layers",
+    "Preprocess": "data.preprocess",
+    "Recipe": "training.recipe",
+    "read_recipe": "training.recipe",
+    "fit": "training.loop",
+    "Checkpoint": "training.checkpoint",
+    "load": "training.checkpoint",
 }
 
-__all__ = ["Logits", "create", "list_models"]
+__all__ = ["Checkpoint", "Logits", "Preprocess", "Recipe", "create", "fit", "list_models", "load", "read_recipe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -98,7 +98,7 @@ def summary(argv: list[str]) -> None:
         lines.append(f"{row.name:<20}{shape:<22}{row.parameters:>12,}{row.macs:>16,}{row.receptive_field:>17,}")
     lines.append(f"{'total':<42}{counted.parameters:>12,}{counted.macs:>16,}")
     lines.append(
-        f"AlexNet has {alexnet:,} parameters for {args.classes} classes: {alexnet / counted.parameters:.2f} times as many"
+        f"AlexNet, for {args.classes} classes too: {alexnet:,} parameters, {alexnet / counted.parameters:.2f} times as many"
     )
     _answer(args.json, document, lines)
 

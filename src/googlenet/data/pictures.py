@@ -17,10 +17,9 @@ from torch import Tensor
 # A picture above this is refused before it is decoded: a few kilobytes of PNG can ask for gigabytes.
 MAX_PIXELS = 100_000_000
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".ico")
-)
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
+OTHERS = (".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".tga", ".ico", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = frozenset((*JPEG, *OTHERS))
 
 
 class PictureError(ValueError):

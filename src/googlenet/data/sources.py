@@ -71,7 +71,8 @@ def load_dataset(
 
     `validation` is the part of the training pictures held out: a count from 1 up, or a fraction below 1.
     `size` is the side in pixels at which a folder's pictures are kept in memory; `seed` chooses a folder's
-    validation pictures. `limit` keeps at most so many pictures of each split, evenly spaced. Raises ValueError for an unknown source or data that cannot be used.
+    validation pictures. `limit` keeps at most so many pictures of each split, evenly spaced.
+    Raises ValueError for an unknown source or data that cannot be used.
     """
     kind, _, place = source.partition(":")
     if source == "fashion-mnist":

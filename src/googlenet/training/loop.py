@@ -64,7 +64,7 @@ def fit(
         recipe.data.source,
         root=recipe.data.root,
         validation=recipe.data.validation,
-        size=max(*recipe.size.train, recipe.test_size),
+        size=max(*recipe.size.sizes, recipe.test_size),
         unreadable=recipe.data.unreadable,
         limit=recipe.data.limit,
         seed=recipe.seed,

@@ -1,6 +1,8 @@
 """A recipe: every choice of a training run, as frozen values read from YAML and overridden by flags."""
 
+import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -62,15 +64,20 @@ class Size:
 
     Attributes:
         kind: fixed; progressive (the list in order, each for the same number of pictures' passes); random.
-        train: the sizes to train at.
+        train: the sizes to train at: one number, or a list.
         every: with random, draw a new size every so many steps.
         test: the size to validate, test and predict at; the last training size where unset.
     """
 
     kind: Literal["fixed", "progressive", "random"] = "fixed"
-    train: tuple[int, ...] = (224,)
+    train: int | tuple[int, ...] = 224
     every: int = 10
     test: int | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes to train at, as a tuple in every case."""
+        return (self.train,) if isinstance(self.train, int) else self.train
 
 
 @dataclass(frozen=True)
@@ -178,9 +185,9 @@ class Recipe:
         for what, holds in (
             ("epochs must be 1 or more", self.epochs >= 1),
             ("batch_size must be 1 or more", self.batch_size >= 1),
-            ("size.train needs sizes of 1 or more", bool(self.size.train) and min(self.size.train) >= 1),
+            ("size.train needs sizes of 1 or more", bool(self.size.sizes) and min(self.size.sizes) >= 1),
             ("size.train has several sizes: size.kind must be progressive or random",
-             self.size.kind != "fixed" or len(self.size.train) == 1),
+             self.size.kind != "fixed" or len(self.size.sizes) == 1),
             ("size.test must be 1 or more", self.size.test is None or self.size.test >= 1),
             ("size.every must be 1 or more", self.size.every >= 1),
             ("data.limit must be 1 or more", self.data.limit is None or self.data.limit >= 1),
@@ -202,12 +209,13 @@ class Recipe:
     @property
     def test_size(self) -> int:
         """The size to validate, test and predict at."""
-        return self.size.test or self.size.train[-1]
+        return self.size.test or self.size.sizes[-1]
 
     def to_yaml(self) -> str:
         """Every value, as YAML that `read_recipe` reads back to an equal recipe."""
         values = asdict(self)
-        values["size"]["train"] = list(self.size.train)
+        if isinstance(self.size.train, tuple):
+            values["size"]["train"] = list(self.size.train)
         return yaml.safe_dump(values, sort_keys=False)
 
 
@@ -262,12 +270,20 @@ def recipe_from_dict(values: dict[str, Any], flags: list[str] | None = None) -> 
         *_flat(values),
         *(f.removeprefix("--").partition("=")[0] for f in flags if f.startswith("--")),
     ]:
+        if key in _groups():
+            raise ValueError(f"{key} is a group of keys ({key}.{fields(_groups()[key])[0].name}, ...), not a value")
         if key not in _keys():
             raise ValueError(f"no recipe has the key {key!r}{nearest(key, _keys())}")
-    parser = recipe_parser()
-    parser.set_defaults(_flat(values))
-    chosen = parser.instantiate_classes(parser.parse_args(flags))
-    return Recipe(**{f.name: chosen[f.name] for f in fields(Recipe)})
+    # The file's values go first, as flags too, so that both are checked alike and the flags prevail.
+    given = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _flat(values).items()
+    ]
+    chosen = recipe_parser().parse_args([*given, *flags])
+    groups = _groups()
+    return Recipe(**{
+        f.name: groups[f.name](**vars(chosen[f.name])) if f.name in groups else chosen[f.name]
+        for f in fields(Recipe)
+    })  # fmt: skip
 
 
 class _OneLineParser(ArgumentParser):
@@ -275,7 +291,17 @@ class _OneLineParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-        raise ValueError("; ".join(lines[:4]))
+        # A value that may be unset is tried as null too; what it should have been stands in the first attempt.
+        wanted = [line for line in lines if line.startswith("Expected")][:1]
+        plain = " ".join([lines[0], *wanted])
+        for pattern, words in (
+            (r'Parser key "(.*?)":', r"\1:"),
+            (r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1"),
+            (r"Expected an? <class '(\w+)'>", r"expected \1"),
+            (r"Got value: ", "got "),
+        ):
+            plain = re.sub(pattern, words, plain)
+        raise ValueError(plain)
 
 
 def recipe_parser() -> ArgumentParser:
@@ -285,15 +311,15 @@ def recipe_parser() -> ArgumentParser:
     return parser
 
 
+def _groups() -> dict[str, Any]:
+    """The keys whose values are groups of keys, with the class of each."""
+    return {f.name: f.default_factory for f in fields(Recipe) if is_dataclass(f.default_factory)}
+
+
 def _keys() -> list[str]:
-    keys: list[str] = []
-    for f in fields(Recipe):
-        inner = f.default_factory
-        if is_dataclass(inner):
-            keys += [f"{f.name}.{sub.name}" for sub in fields(inner)]
-        else:
-            keys.append(f.name)
-    return keys
+    groups = _groups()
+    single = [f.name for f in fields(Recipe) if f.name not in groups]
+    return single + [f"{name}.{f.name}" for name, group in groups.items() for f in fields(group)]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,11 +34,12 @@ def learning_rate_factor(schedule: Schedule, step: int, total: int, per_epoch: i
 
 def image_size(size: Size, step: int, total: int, seed: int) -> int:
     """Height and width in pixels of the batch of `step` of `total`."""
+    sizes = size.sizes
     match size.kind:
         case "fixed":
-            return size.train[0]
+            return sizes[0]
         case "progressive":
-            return size.train[min(step * len(size.train) // total, len(size.train) - 1)]
+            return sizes[min(step * len(sizes) // total, len(sizes) - 1)]
         case "random":
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step // size.every)
-            return size.train[int(torch.randint(len(size.train), (), generator=generator))]
+            return sizes[int(torch.randint(len(sizes), (), generator=generator))]

@@ -1,0 +1,49 @@
+"""What several tests share: the real data, a trained smoke run, and the command line as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from googlenet.data.fashion_mnist import find_fashion_mnist
+
+
+class Called(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def googlenet(*args: Any, stdin: bytes | None = None, cwd: Path | None = None, **env: str) -> Called:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "googlenet.cli", *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        cwd=cwd,
+        env={**os.environ, **env},
+        timeout=300,
+    )
+    return Called(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_folder() -> Path:
+    return find_fashion_mnist()
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path) -> Path:
+    """A run of fashion-mnist-smoke, trained once for all tests that only read it."""
+    run = tmp_path_factory.mktemp("runs") / "smoke"
+    done = googlenet("train", "fashion-mnist-smoke", "--out", run, "--json")
+    assert done.code == 0, done.err
+    return run

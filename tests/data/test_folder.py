@@ -1,0 +1,90 @@
+"""Class-per-folder trees, as people have them."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from googlenet.data.pictures import PictureError
+from googlenet.data.sources import load_dataset
+
+
+def tree(root: Path, count: int = 10, colour: bool = True) -> Path:
+    rng = np.random.default_rng(0)
+    for label, base in (("cat", 200), ("dog", 40)):
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            shape = (30 + number, 50, 3) if colour else (30 + number, 50)
+            pixels = np.clip(base + rng.integers(-20, 20, shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
+
+
+def test_split_is_stratified_and_deterministic(tmp_path: Path) -> None:
+    tree(tmp_path)
+    data, again = (load_dataset(f"folder:{tmp_path}", validation=0.3, size=16, seed=4) for _ in range(2))
+    assert data.classes == ("cat", "dog")
+    assert data.train.images.shape == (14, 3, 16, 16)
+    assert data.train.images.dtype == torch.uint8
+    assert Counter(data.validation.labels.tolist()) == {0: 3, 1: 3}
+    assert data.validation.names == again.validation.names
+    assert not set(data.train.names) & set(data.validation.names)
+    other = load_dataset(f"folder:{tmp_path}", validation=0.3, size=16, seed=5)
+    assert data.validation.names != other.validation.names
+    means = data.train.images.float().mean((1, 2, 3))
+    assert (means[data.train.labels == 0] > 150).all(), "pictures carry their own folder's label"
+    assert (means[data.train.labels == 1] < 90).all()
+
+
+def test_own_splits_are_used_as_they_are(tmp_path: Path) -> None:
+    for part, count in (("train", 4), ("val", 2), ("test", 3)):
+        tree(tmp_path / part, count)
+    data = load_dataset(f"folder:{tmp_path}", validation=0.5, size=8)
+    assert [len(s.labels) for s in (data.train, data.validation, data.test)] == [8, 4, 6]
+
+
+def test_grey_when_every_picture_is(tmp_path: Path) -> None:
+    assert load_dataset(f"folder:{tree(tmp_path, 3, colour=False)}", validation=0, size=8).channels == 1
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "cat" / "red.png")
+    assert load_dataset(f"folder:{tmp_path}", validation=0, size=8).channels == 3
+
+
+def test_unreadable_files_are_listed_or_refused(tmp_path: Path) -> None:
+    tree(tmp_path, 3)
+    (tmp_path / "dog" / "text.jpg").write_text("no picture")
+    data = load_dataset(f"folder:{tmp_path}", validation=0, size=8)
+    assert len(data.train.labels) == 6
+    assert len(data.skipped) == 1
+    assert "text.jpg" in data.skipped[0]
+    with pytest.raises(PictureError, match="text.jpg"):
+        load_dataset(f"folder:{tmp_path}", validation=0, size=8, unreadable="refuse")
+
+
+def test_useless_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        load_dataset(f"folder:{tmp_path / 'x'}")
+    with pytest.raises(ValueError, match="two classes"):
+        load_dataset(f"folder:{tmp_path}")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match="no picture"):
+        load_dataset(f"folder:{tmp_path}")
+    Image.new("L", (4, 4)).save(tmp_path / "a" / "1.png")
+    with pytest.raises(ValueError, match="no readable picture of class b"):
+        load_dataset(f"folder:{tmp_path}", validation=0)
+    with pytest.raises(ValueError, match="unknown data source"):
+        load_dataset("imagenet")
+
+
+def test_limit_keeps_each_class(tmp_path: Path) -> None:
+    data = load_dataset(f"folder:{tree(tmp_path, 10)}", validation=0, size=8, limit=6)
+    assert Counter(data.train.labels.tolist()) == {0: 3, 1: 3}
+
+
+@pytest.mark.parametrize("validation", [-1, 20, 1.0e9])
+def test_validation_must_leave_something(tmp_path: Path, validation: float) -> None:
+    with pytest.raises(ValueError, match="validation"):
+        load_dataset(f"folder:{tree(tmp_path)}", validation=validation, size=8)

@@ -1,0 +1,60 @@
+"""The counts against torch's own counter and against gradients."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import googlenet
+from googlenet.models.summary import alexnet_parameters, summarise
+
+
+@pytest.mark.parametrize("aux", [False, True])
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 224), ("googlenet_bn", 97), ("googlenet_d2l", 96)])
+def test_multiply_adds_equal_torch_flop_counter(name: str, size: int, aux: bool) -> None:
+    model = googlenet.create(name, aux=aux).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.forward_aux(torch.zeros(1, 3, size, size))
+    counted = summarise(model, size)
+    assert counted.macs * 2 == counter.get_total_flops()
+    assert sum(row.macs for row in counted.rows) == counted.macs
+    assert sum(row.parameters for row in counted.rows) == counted.parameters
+
+
+def test_the_chapters_six_shapes() -> None:
+    counted = summarise(googlenet.create("googlenet_d2l", 10, 1), 96)
+    shapes = [(1, 64, 24, 24), (1, 192, 12, 12), (1, 480, 6, 6), (1, 832, 3, 3), (1, 1024), (1, 10)]
+    assert [output for _, output in counted.stages] == shapes
+
+
+@pytest.mark.parametrize("layer", ["pool1", "conv3", "pool2", "inception_3a", "inception_3b"])
+def test_receptive_field_is_where_the_gradient_reaches(layer: str) -> None:
+    """With positive weights nothing cancels, so the gradient of one output pixel marks its whole field."""
+    model = googlenet.create("googlenet_d2l", 10, 1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    for name, child in model.trunk.named_modules():
+        if isinstance(child, torch.nn.MaxPool2d):
+            parent, _, leaf = name.rpartition(".")
+            average = torch.nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+            setattr(model.trunk.get_submodule(parent), leaf, average)
+    x = torch.ones(1, 1, 256, 256, requires_grad=True)
+    out = x
+    for name, child in model.trunk.named_children():
+        out = child(out)
+        if name == layer:
+            break
+    out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum().backward()
+    columns = torch.nonzero(x.grad[0, 0].sum(0)).flatten()
+    reached = int(columns[-1] - columns[0]) + 1
+    row = next(r for r in summarise(googlenet.create("googlenet_d2l", 10, 1), 256).rows if r.name == layer)
+    assert row.receptive_field == reached
+
+
+def test_alexnet_is_counted() -> None:
+    assert alexnet_parameters(1000) == 61_100_840
+
+
+def test_too_small_a_size_is_told() -> None:
+    with pytest.raises(ValueError, match="at least 31x31"):
+        summarise(googlenet.create("googlenet"), 16)

@@ -1,0 +1,219 @@
+"""Whole runs: what they leave behind, that they resume exactly, and how they stop."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import googlenet
+from googlenet.data.sources import load_dataset
+from googlenet.evaluation.metrics import scores
+from googlenet.training.loop import InterruptedRunError, build_optimiser, fit, pick_device
+from googlenet.training.recipe import Model, Optimiser, Recipe, Size, read_recipe
+from googlenet.training.record import NonFiniteLossError, read_metrics
+from googlenet.training.task import Classification
+
+# Everything that has a random state or a moving average of its own.
+EVERYTHING = (
+    "--ema=0.9 --model.dropout=0.3 --model.aux=true --augment.shift=2 --size.kind=random --size.train=[16,20]"
+    " --optimiser.clip=1 --epochs=3 --data.limit=640"
+).split()
+
+
+def started(run: Path, *flags: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "googlenet.cli", "train", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=run.parent)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert started(run, "fashion-mnist-smoke", *EVERYTHING, "--out", str(run)).wait(300) == 0
+    return run
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_killed_and_resumed_run_ends_with_the_same_weights(attempt: int, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ["fashion-mnist-smoke", *EVERYTHING, "--out", str(run)]
+    # A state at every step or two, so that the kill often falls into the writing of one.
+    process = started(run, *flags, "--checkpoint_minutes=0.001")
+    rng = random.Random(f"{attempt} {time.time()}")
+    after = rng.randint(1, 25)
+    while process.poll() is None and _steps_done(run) < after:
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.1))
+    process.kill()
+    process.wait(60)
+    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    steps = _steps_done(run)
+    assert steps >= after
+    done = subprocess.run(
+        [sys.executable, "-m", "googlenet.cli", "train", "--resume", str(run), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    whole, resumed = (load_file(r / "model.safetensors") for r in (uninterrupted, run))
+    assert whole.keys() == resumed.keys()
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), f"{key} differs after a kill at step {steps}"
+    assert json.loads(done.stdout)["top1"] == _final(uninterrupted)
+    steps_written = [e["step"] for e in read_metrics(run) if e["split"] == "train"]
+    assert steps_written == sorted(set(steps_written)), "no step is recorded twice"
+
+
+def _steps_done(run: Path) -> int:
+    """Steps of the last saved state, as the file itself tells."""
+    try:
+        return int(torch.load(run / "state.pt", weights_only=True)["step"])
+    except FileNotFoundError:
+        return 0
+
+
+def _final(run: Path) -> float:
+    return next(e["top1"] for e in read_metrics(run) if e["split"] == "test")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_stop_in_order(kind: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = started(run, "fashion-mnist-smoke", "--epochs=200", "--out", str(run))
+    while not (run / "metrics.jsonl").exists() or not read_metrics(run):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(kind)
+    _, error = process.communicate(timeout=60)
+    lines = error.decode().strip().splitlines()
+    assert process.returncode == 1
+    assert "everything is saved" in lines[-1]
+    assert f"--resume {run}" in lines[-1]
+    assert "Traceback" not in error.decode()
+    assert _steps_done(run) > 0
+    assert googlenet.load(run).classes[0] == "T-shirt/top"
+    assert not list(run.glob(".*")), "no partial file is left"
+
+
+def test_run_folder_holds_what_the_contract_says(smoke_run: Path) -> None:
+    names = {"recipe.yaml", "model.safetensors", "state.pt", "metrics.jsonl", "report.html", "environment.json"}
+    assert names <= {p.name for p in smoke_run.iterdir()}
+    assert list((smoke_run / "tensorboard").glob("events*"))
+    splits = [entry["split"] for entry in read_metrics(smoke_run)]
+    assert splits.count("test") == 1
+    assert splits.count("validation") == 2
+    train = next(e for e in read_metrics(smoke_run) if e["split"] == "train")
+    assert {"loss", "accuracy", "learning_rate", "size", "images_per_second", "seconds", "epoch"} <= train.keys()
+    about = json.loads((smoke_run / "environment.json").read_text())
+    assert about["command"].startswith("googlenet train fashion-mnist-smoke")
+
+
+def test_loaded_weights_give_the_recorded_figures(smoke_run: Path, fashion_mnist_folder: Path) -> None:
+    checkpoint = googlenet.load(smoke_run)
+    data = load_dataset("fashion-mnist", root=str(fashion_mnist_folder), validation=5000, limit=1000)
+    outputs = Classification(checkpoint.recipe.loss).score(checkpoint.model, data.test, checkpoint.preprocess)
+    assert scores(outputs) == pytest.approx(checkpoint.metrics["test"], rel=1e-6)
+    assert not checkpoint.model.training
+    assert checkpoint.recipe == read_recipe("fashion-mnist-smoke")
+
+
+def test_seed_decides_everything(tmp_path: Path) -> None:
+    recipe = read_recipe("fashion-mnist-smoke", ["--data.limit=256", "--epochs=1"])
+    weights = []
+    for number, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(number)
+        fit(replace(recipe, seed=seed), tmp_path / str(number), progress=False)
+        weights.append(load_file(tmp_path / str(number) / "model.safetensors"))
+    key = "trunk.inception_4a.conv3x3.conv.weight"
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not torch.equal(weights[0][key], weights[2][key])
+
+
+def test_divergence_is_told_at_its_first_step(tmp_path: Path) -> None:
+    recipe = read_recipe("fashion-mnist-smoke", ["--optimiser.lr=1e30", "--model.name=googlenet_d2l"])
+    with pytest.raises(NonFiniteLossError, match=r"at step (\d+);") as raised:
+        fit(recipe, tmp_path / "run", progress=False)
+    said = int(str(raised.value).split("at step ")[1].split(";")[0])
+    # By hand: the same steps, looked at one by one.
+    from googlenet.data.loader import Augment, training_batch
+    from googlenet.data.preprocess import Preprocess
+    from googlenet.training.checkpoint import build_model
+    from googlenet.training.schedule import learning_rate_factor
+
+    data = load_dataset("fashion-mnist", validation=5000, limit=1000)
+    model = build_model(recipe, 10, 1)
+    optimiser = build_optimiser(recipe.optimiser, model)
+    for step in range(32):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.optimiser.lr * learning_rate_factor(recipe.schedule, step, 32, 16)
+        batch = training_batch(
+            data.train, Preprocess(16, 1, data.mean, data.std), Augment("random", 1),
+            step=step, batch_size=64, size=16, seed=0,
+        )  # fmt: skip
+        loss = Classification(recipe.loss).loss(model, batch).loss
+        if not torch.isfinite(loss):
+            assert step + 1 == said
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    else:
+        pytest.fail("never diverged by hand")
+
+
+def test_learns_and_reports_the_validation_part_it_held_out(tmp_path: Path) -> None:
+    recipe = read_recipe("fashion-mnist-smoke", ["--epochs=6"])
+    fitted = fit(recipe, tmp_path / "run", progress=False)
+    assert fitted.metrics["validation"]["images"] == 1000
+    assert fitted.metrics["test"]["top1"] > 0.6, "six epochs of 1,000 tiny pictures"
+    losses = [e["loss"] for e in read_metrics(tmp_path / "run") if e["split"] == "train"]
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_optimisers_decay_weights_only(name: str) -> None:
+    model = googlenet.create("googlenet_bn", 3, 1)
+    optimiser = build_optimiser(Optimiser(name, lr=0.5, weight_decay=0.1), model)
+    weight, gain = model.trunk.conv1.conv.weight, model.trunk.conv1.norm.weight
+    before = weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    assert torch.equal(gain, torch.ones_like(gain))
+    assert not torch.equal(weight, before)
+    if name != "rmsprop":  # rmsprop rescales the decay like any gradient
+        torch.testing.assert_close(weight, before * (1 - 0.5 * 0.1))
+
+
+def test_auxiliary_losses_count_with_their_weight() -> None:
+    from googlenet.data.loader import Batch
+
+    recipe = Recipe(model=Model("googlenet", aux=True), size=Size(train=64))
+    model = googlenet.create("googlenet", 5, 1, aux=True).eval()
+    batch = Batch(torch.randn(4, 1, 64, 64), torch.tensor([0, 1, 2, 3]))
+    main, aux = model.forward_aux(batch.images)
+    cross_entropy = torch.nn.functional.cross_entropy
+    by_hand = cross_entropy(main, batch.labels) + 0.3 * sum(cross_entropy(a, batch.labels) for a in aux)
+    torch.testing.assert_close(Classification(recipe.loss).loss(model, batch).loss, by_hand)
+
+
+def test_folders_in_use_and_foreign_recipes_are_refused(smoke_run: Path, tmp_path: Path) -> None:
+    recipe = read_recipe("fashion-mnist-smoke")
+    with pytest.raises(ValueError, match="--resume"):
+        fit(recipe, smoke_run, progress=False)
+    with pytest.raises(ValueError, match="another recipe"):
+        fit(replace(recipe, epochs=9), smoke_run, resume=True, progress=False)
+    with pytest.raises(ValueError, match="not a run"):
+        fit(recipe, tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="not on this machine"):
+        pick_device("cuda" if not torch.cuda.is_available() else "tpu")
+    assert issubclass(InterruptedRunError, RuntimeError)
+    assert os.path.isdir(smoke_run)

@@ -1,0 +1,71 @@
+"""Schedules against torch's own schedulers and by their properties."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from googlenet.training.recipe import Schedule, Size
+from googlenet.training.schedule import image_size, learning_rate_factor
+
+TOTAL, PER_EPOCH = 120, 10
+
+
+def ours(schedule: Schedule) -> list[float]:
+    return [learning_rate_factor(schedule, step, TOTAL, PER_EPOCH) for step in range(TOTAL)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reference"),
+    [
+        (Schedule("constant"), lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)),
+        (
+            Schedule("step", decay=0.96, every=2),
+            lambda o: torch.optim.lr_scheduler.StepLR(o, 2 * PER_EPOCH, gamma=0.96),
+        ),
+        (
+            Schedule("exponential", decay=0.5, every=1),
+            lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5 ** (1 / PER_EPOCH)),
+        ),
+        (Schedule("cosine"), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, TOTAL)),
+        (
+            Schedule("one_cycle", floor=0.1),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, TOTAL),
+        ),
+    ],
+)
+def test_equals_torch(schedule: Schedule, reference: object) -> None:
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = reference(optimiser)
+    theirs = []
+    for _ in range(TOTAL):
+        theirs.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    assert ours(schedule) == pytest.approx(theirs, rel=1e-6)
+
+
+@given(
+    name=st.sampled_from(["constant", "step", "exponential", "cosine", "one_cycle"]),
+    warmup=st.floats(0, 0.9),
+    floor=st.floats(0, 0.5),
+    total=st.integers(1, 500),
+)
+def test_rises_during_warmup_then_never_rises(name: str, warmup: float, floor: float, total: int) -> None:
+    schedule = Schedule(name, warmup=warmup, floor=floor, every=1)
+    rates = [learning_rate_factor(schedule, step, total, 10) for step in range(total)]
+    assert all(0 < rate <= 1 for rate in rates)
+    rise = sum(step < warmup * total for step in range(total))
+    assert all(b > a for a, b in zip(rates[:rise], rates[1:rise], strict=False))
+    assert all(b <= a for a, b in zip(rates[rise:], rates[rise + 1 :], strict=False))
+
+
+def test_sizes() -> None:
+    assert {image_size(Size("fixed", (96,)), step, 100, 0) for step in range(100)} == {96}
+    grown = [image_size(Size("progressive", (24, 28, 32)), step, 90, 0) for step in range(90)]
+    assert grown == [24] * 30 + [28] * 30 + [32] * 30
+    drawn = [image_size(Size("random", (24, 28, 32), every=5), step, 3000, 7) for step in range(3000)]
+    blocks = [set(drawn[i : i + 5]) for i in range(0, 3000, 5)]
+    assert all(len(block) == 1 for block in blocks)
+    assert all(drawn.count(size) == pytest.approx(1000, abs=200) for size in (24, 28, 32))
+    assert drawn == [image_size(Size("random", (24, 28, 32), every=5), step, 3000, 7) for step in range(3000)]
