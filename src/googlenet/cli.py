@@ -5,6 +5,7 @@ error. Exit codes: 0 done, 1 it failed, 2 wrong usage.
 """
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -98,7 +99,8 @@ def summary(argv: list[str]) -> None:
         lines.append(f"{row.name:<20}{shape:<22}{row.parameters:>12,}{row.macs:>16,}{row.receptive_field:>17,}")
     lines.append(f"{'total':<42}{counted.parameters:>12,}{counted.macs:>16,}")
     lines.append(
-        f"AlexNet, for {args.classes} classes too: {alexnet:,} parameters, {alexnet / counted.parameters:.2f} times as many"
+        f"AlexNet, for {args.classes} classes too, has {alexnet:,} parameters: "
+        f"{alexnet / counted.parameters:.2f} times as many"
     )
     _answer(args.json, document, lines)
 
@@ -343,6 +345,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+_PLACE = "; name a place that you may write to"
+_SPACE = "; free some space, and continue an interrupted run with --resume"
+_WHAT_TO_DO = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _PLACE,
+    errno.EPERM: _PLACE,
+    errno.EROFS: _PLACE,
+}
+
+
 def _one_line(error: Exception) -> str:
     """What went wrong and what to do, in one line."""
     from .training.loop import InterruptedRunError
@@ -350,10 +363,7 @@ def _one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        hint = {28: "; free some space and go on", 13: "; choose a place that you may write to"}.get(
-            error.errno or 0, ""
-        )
-        return f"{where}{error.strerror}{hint}"
+        return f"{where}{error.strerror}{_WHAT_TO_DO.get(error.errno or 0, '')}"
     if isinstance(error, ValueError | FailedError | InterruptedRunError):
         return message
     return f"unexpected {type(error).__name__}: {message} (--debug shows where)"

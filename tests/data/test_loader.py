@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from googlenet.data.augment import erase, flip, shift
-from googlenet.data.loader import Augment, evaluation_batches, steps_per_epoch, training_batch
+from googlenet.data.loader import Augment, Batch, evaluation_batches, steps_per_epoch, training_batch
 from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import Split
 
@@ -19,8 +19,8 @@ def split(count: int) -> Split:
     return Split(images, torch.arange(count), [str(n) for n in range(count)])
 
 
-def batch_at(step: int, data: Split, augment: Augment = Augment(), seed: int = 0, size: int = 6) -> object:
-    return training_batch(data, RAW, augment, step=step, batch_size=16, size=size, seed=seed)
+def batch_at(step: int, data: Split, augment: Augment | None = None, seed: int = 0, size: int = 6) -> Batch:
+    return training_batch(data, RAW, augment or Augment(), step=step, batch_size=16, size=size, seed=seed)
 
 
 @given(count=st.integers(2, 130))

@@ -43,7 +43,8 @@ table.matrix { border-collapse: collapse; font-size: .85rem; font-variant-numeri
 .mistakes figcaption { font-size: .8rem; line-height: 1.35; margin-top: .3rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-pre { margin: 0; padding: .8rem 1rem; background: #f6f7f9; border-radius: .5rem; overflow-x: auto; font-size: .85rem; }
+pre { margin: 0; padding: .8rem 1rem; background: #f6f7f9; border-radius: .5rem; overflow-x: auto; }
+pre { font-size: .85rem; }
 """
 
 

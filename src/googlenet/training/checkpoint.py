@@ -5,12 +5,12 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -18,7 +18,7 @@ from torch import nn
 from ..data.preprocess import Preprocess
 from ..models.catalogue import create
 from ..models.googlenet import GoogLeNet
-from .recipe import Recipe, recipe_from_dict
+from .recipe import Recipe, read_recipe, recipe_from_dict
 
 WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
 
@@ -138,9 +138,12 @@ def load_state(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors and numbers" if code else str(error).splitlines()[0]
         raise ValueError(
             f"{path}: damaged, or not a state of ours ({reason}); remove it to start the run anew"
         ) from None
@@ -152,4 +155,4 @@ def load_recipe(run: Path) -> Recipe:
     path = run / RECIPE
     if not path.is_file():
         raise ValueError(f"{run}: not a run: it has no {RECIPE}")
-    return recipe_from_dict(yaml.safe_load(path.read_text()))
+    return read_recipe(str(path))

@@ -260,7 +260,7 @@ def read_recipe(name: str, flags: list[str] | None = None) -> Recipe:
     try:
         return recipe_from_dict(values, flags)
     except ValueError as error:
-        raise ValueError(f"{path.stem}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
 
 
 def recipe_from_dict(values: dict[str, Any], flags: list[str] | None = None) -> Recipe:

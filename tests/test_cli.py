@@ -1,0 +1,314 @@
+"""The command line as a user meets it: answers, exit codes, and one clear line for every mistake."""
+
+import io
+import json
+import os
+import pickle
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import Called, googlenet
+from googlenet.cli import VERBS
+from googlenet.data.sources import load_dataset
+
+
+def one_line(done: Called, *codes: int) -> str:
+    """Assert a failure that says one line and prints nothing on standard output."""
+    assert done.code in (codes or (1, 2)), done
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done.err
+    assert "Traceback" not in done.err
+    assert not done.out.strip()
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path) -> Path:
+    """Ten real test pictures as PNG files, one per class."""
+    folder = tmp_path_factory.mktemp("pictures")
+    test = load_dataset("fashion-mnist", root=str(fashion_mnist_folder), validation=0).test
+    for label in range(10):
+        row = int((test.labels == label).nonzero()[0])
+        Image.fromarray(test.images[row, 0].numpy()).save(folder / f"{label}.png")
+    return folder
+
+
+def test_summary_gives_the_papers_counts() -> None:
+    plain = googlenet("summary", "googlenet", "--size", 224, "--json").json
+    assert plain["parameters"] == 6_998_552
+    assert plain["macs"] == 1_582_671_872
+    assert plain["alexnet_ratio"] == pytest.approx(61_100_840 / 6_998_552, abs=1e-3)
+    assert googlenet("summary", "googlenet", "--size", 224, "--aux", "--json").json["parameters"] == 13_378_280
+    chapter = "--size 96 --channels 1 --classes 10 --json".split()
+    stages = googlenet("summary", "googlenet_d2l", *chapter).json["stages"]
+    shapes = [[1, 64, 24, 24], [1, 192, 12, 12], [1, 480, 6, 6], [1, 832, 3, 3], [1, 1024], [1, 10]]
+    assert [stage["output"] for stage in stages] == shapes
+
+
+def test_summary_as_a_table() -> None:
+    out = googlenet("summary", "googlenet").out
+    for word in ("inception_4e", "1 x 832 x 14 x 14", "868,352", "169,996,288", "427", "AlexNet", "8.73"):
+        assert word in out
+
+
+def test_models() -> None:
+    rows = googlenet("models", "--json").json
+    assert [row["name"] for row in rows] == ["googlenet", "googlenet_bn", "googlenet_d2l"]
+    assert {"name", "parameters", "macs", "input_size", "min_size", "paper"} <= rows[0].keys()
+    assert "Going Deeper" in googlenet("models").out
+
+
+def test_fetch(fashion_mnist_folder: Path) -> None:
+    found = googlenet("fetch", "fashion-mnist", "--root", fashion_mnist_folder, "--json").json
+    assert found["root"] == str(fashion_mnist_folder)
+    assert len(found["files"]) == 4
+    assert all(Path(file).is_file() for file in found["files"])
+
+
+def test_train_prints_one_json_document(tmp_path: Path) -> None:
+    done = googlenet("train", "fashion-mnist-smoke", "--epochs", 1, "--data.limit=200", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    answer = done.json
+    assert {"run", "top1", "seconds", "images_per_second"} <= answer.keys()
+    assert 0 <= answer["top1"] <= 1
+    assert (tmp_path / answer["run"]).parent == tmp_path / "runs"
+    assert answer["run"].startswith("runs/fashion-mnist-smoke-")
+    again = googlenet("train", "--resume", answer["run"], "--json", cwd=tmp_path).json
+    assert again["top1"] == answer["top1"], "resuming a finished run changes nothing"
+
+
+def test_evaluate(smoke_run: Path) -> None:
+    answer = googlenet("evaluate", smoke_run, "--json").json
+    assert {"top1", "top5", "loss", "images"} <= answer.keys()
+    assert answer["images"] == 1000
+    recorded = [json.loads(line) for line in (smoke_run / "metrics.jsonl").read_text().splitlines()]
+    test = next(entry for entry in recorded if entry["split"] == "test")
+    assert answer["top1"] == test["top1"]
+    assert googlenet("evaluate", smoke_run, "--limit", 50, "--split", "validation", "--json").json["images"] == 50
+    text = googlenet("evaluate", smoke_run, "--limit", 50).out
+    assert "top-1" in text
+    assert "Ankle boot" in text
+
+
+def test_predict_files_folders_and_standard_input(smoke_run: Path, pictures: Path) -> None:
+    answer = googlenet("predict", smoke_run, pictures, pictures / "3.png", "--top", 3, "--json").json
+    assert [Path(a["path"]).name for a in answer] == [f"{n}.png" for n in range(10)] + ["3.png"]
+    assert answer[3]["top"] == answer[10]["top"]
+    for entry in answer:
+        probabilities = [t["probability"] for t in entry["top"]]
+        assert len(probabilities) == 3
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 <= sum(probabilities) <= 1 + 1e-6
+    piped = googlenet("predict", smoke_run, "-", "--json", stdin=(pictures / "3.png").read_bytes()).json
+    assert piped[0]["path"] == "-"
+    assert piped[0]["top"][0]["probability"] == pytest.approx(answer[3]["top"][0]["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["jpg", "gif", "webp", "bmp", "rgba.png", "16.png", "palette.png", "tiff", "1x1.png"]
+)
+def test_predict_any_format(smoke_run: Path, tmp_path: Path, kind: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
+    if kind.startswith("rgba"):
+        picture = picture.convert("RGBA")
+    elif kind.startswith("16"):
+        picture = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (60, 80), np.uint16))
+    elif kind.startswith("palette"):
+        picture = picture.convert("P")
+    elif kind.startswith("1x1"):
+        picture = picture.resize((1, 1))
+    path = tmp_path / f"p.{kind}"
+    picture.save(path)
+    done = googlenet("predict", smoke_run, path)
+    assert done.code == 0, done.err
+    assert "resized to 16x16" in done.out
+    assert ("grey" in done.out) and (kind.startswith("16") or "colours to grey" in done.out)
+
+
+def test_predict_goes_on_after_a_bad_picture(smoke_run: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copy(pictures / "1.png", tmp_path)
+    (tmp_path / "0.png").write_text("text")
+    done = googlenet("predict", smoke_run, tmp_path, "--json")
+    assert done.code == 1
+    assert [Path(a["path"]).name for a in done.json] == ["1.png"]
+    assert "0.png: not a picture" in done.err
+    assert "1 of 2 pictures" in done.err
+
+
+# The mistakes: each gets one clear line and exit code 1 or 2.
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("", 2, "name a verb"),
+        ("predcit x y", 2, "did you mean predict"),
+        ("predict", 2, "required"),
+        ("models --jsn", 2, "--jsn"),
+        ("summary", 2, "model"),
+        ("summary googlnet", 1, "did you mean googlenet"),
+        ("summary googlenet --size 16", 1, "at least 31x31"),
+        ("summary googlenet --size 0", 1, "at least 31x31"),
+        ("summary googlenet --size big", 2, "--size"),
+        ("summary googlenet --classes 0", 1, "num_classes"),
+        ("fetch imagenet", 2, "fashion-mnist"),
+        ("train", 2, "name a recipe"),
+        ("train fashion-mnist-fats", 1, "did you mean fashion-mnist-fast"),
+        ("train fashion-mnist-smoke --optimizer.lr 1", 1, "did you mean optimiser.lr"),
+        ("train fashion-mnist-smoke --model.name googlnet", 1, "did you mean googlenet"),
+        ("train fashion-mnist-smoke --model.pools ceil", 1, "at least 31"),
+        ("train fashion-mnist-smoke --size.test 0", 1, "size.test"),
+        ("train fashion-mnist-smoke --data.source mnist", 1, "unknown data source"),
+        ("train fashion-mnist-smoke --data.source folder:nowhere", 1, "no such folder"),
+        ("train fashion-mnist-smoke --data.validation 60000", 1, "validation"),
+        ("train fashion-mnist-smoke --device cuda:99", 1, "device"),
+        ("train --resume nowhere", 1, "not a run"),
+        ("train fashion-mnist-smoke --resume x", 2, "alone"),
+        ("evaluate nowhere", 1, "no such file"),
+        ("predict nowhere x.png", 1, "no such file"),
+    ],
+)
+def test_wrong_usage(command: str, code: int, said: str, tmp_path: Path) -> None:
+    assert said in one_line(googlenet(*shlex.split(command), cwd=tmp_path), code)
+    assert not list(tmp_path.glob("runs/*/model.safetensors"))
+
+
+def test_wrong_pictures(smoke_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8)).save(buffer, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:2000])
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    for name, said in (
+        ("missing.png", "no such file"),
+        ("empty", "no pictures"),
+        ("text.png", "not a picture"),
+        ("cut.jpg", "damaged"),
+        ("bomb.png", "pixels"),
+    ):
+        line = one_line(googlenet("predict", smoke_run, tmp_path / name), 1)
+        assert name in line
+        assert said in line
+    assert "standard input" in one_line(googlenet("predict", smoke_run, "-", stdin=b""), 1)
+    assert "--top" in one_line(googlenet("predict", smoke_run, "x.png", "--top", 0), 2)
+    assert "--limit" in one_line(googlenet("evaluate", smoke_run, "--limit", 0), 2)
+    assert "classes" in one_line(googlenet("evaluate", smoke_run, "--data", f"folder:{_two_classes(tmp_path)}"), 1)
+
+
+def _two_classes(root: Path) -> Path:
+    for name in ("a", "b"):
+        (root / "tree" / name).mkdir(parents=True)
+        Image.new("L", (9, 9)).save(root / "tree" / name / "1.png")
+    return root / "tree"
+
+
+def test_wrong_checkpoints(smoke_run: Path, tmp_path: Path) -> None:
+    whole = (smoke_run / "model.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    mark = tmp_path / "executed"
+    (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(_Malice(mark)))
+    for name in ("half.safetensors", "evil.safetensors"):
+        assert "damaged" in one_line(googlenet("predict", tmp_path / name, "x.png"), 1)
+    run = tmp_path / "run"
+    shutil.copytree(smoke_run, run)
+    (run / "state.pt").write_bytes(pickle.dumps(_Malice(mark)))
+    assert "state.pt" in one_line(googlenet("train", "--resume", run), 1)
+    (run / "state.pt").write_bytes((smoke_run / "state.pt").read_bytes()[:10_000])
+    assert "state.pt" in one_line(googlenet("train", "--resume", run), 1)
+    (run / "recipe.yaml").write_text("epochs: [")
+    assert "recipe.yaml" in one_line(googlenet("train", "--resume", run), 1)
+    assert not mark.exists()
+
+
+class _Malice:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.mark),))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of its own, mounted as the parameter says."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+
+
+@needs_root
+@pytest.mark.parametrize("small_disk", ["size=20m"], indirect=True)
+def test_full_disk_keeps_what_was_there(small_disk: Path, tmp_path: Path) -> None:
+    run = small_disk / "run"
+    done = googlenet("train", "fashion-mnist-smoke", "--data.limit=200", "--out", run)
+    line = one_line_at_the_end(done)
+    assert "No space left" in line
+    assert "--resume" in line
+    assert not list(run.glob(".*")), "no partial file is left"
+    # With room again, the run goes on.
+    subprocess.run(["mount", "-o", "remount,size=500m", str(small_disk)], check=True)
+    assert googlenet("train", "--resume", run, "--json").json["run"] == str(run)
+
+
+@needs_root
+@pytest.mark.parametrize("small_disk", ["ro"], indirect=True)
+def test_read_only_place(small_disk: Path) -> None:
+    line = one_line(googlenet("train", "fashion-mnist-smoke", "--out", small_disk / "run"), 1)
+    assert "Read-only" in line
+    assert "may write" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    line = one_line(googlenet("train", "fashion-mnist-smoke", "--out", tmp_path / "run"), 1)
+    assert "Permission denied" in line
+
+
+def one_line_at_the_end(done: Called) -> str:
+    """A failure after some progress: the reason is the last line, and there is no traceback."""
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    return done.err.strip().splitlines()[-1]
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in googlenet("summary", "googlnet", "--debug").err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_gives_an_example(verb: str) -> None:
+    done = googlenet(verb, "--help")
+    assert done.code == 0
+    assert f"example: googlenet {verb}" in done.out
+
+
+def test_general_help_and_version() -> None:
+    assert all(verb in googlenet("--help").out for verb in VERBS)
+    assert googlenet("--version").out.strip().count(".") == 2
+    assert "--optimiser.lr" in googlenet("train", "--help").out
+    assert "the peak learning rate" in googlenet("train", "--help").out
+
+
+def test_output_may_be_cut_short() -> None:
+    done = subprocess.run(
+        "python -m googlenet.cli summary googlenet | head -1",
+        shell=True,
+        capture_output=True,
+        env={**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
