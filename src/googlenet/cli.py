@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from .data.sources import Split
+    from .data.dataset import Split
 
 
 class _Parser(argparse.ArgumentParser):

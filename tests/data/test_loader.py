@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from googlenet.data.augment import erase, flip, shift
+from googlenet.data.dataset import Split
 from googlenet.data.loader import Augment, Batch, evaluation_batches, steps_per_epoch, training_batch
 from googlenet.data.preprocess import Preprocess
-from googlenet.data.sources import Split
 
 RAW = Preprocess(6, 1, (0.0,), (1.0,))
 

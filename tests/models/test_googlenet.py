@@ -158,7 +158,7 @@ def test_minimum_size_is_the_least_that_works(name: str, pools: str) -> None:
             model(torch.randn(1, 3, least - 1, least - 1))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     height=st.integers(31, 90),
     width=st.integers(31, 90),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .sources import Dataset, Split, held_out, pixel_statistics
+from .dataset import Dataset, Split, held_out, pixel_statistics
 
 CLASSES = (
     "T-shirt/top",

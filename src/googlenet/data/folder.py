@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .dataset import Dataset, Split, Unreadable, held_out, pixel_statistics
 from .pictures import PictureError, picture_files, read_picture, to_tensor
-from .sources import Dataset, Split, Unreadable, held_out, pixel_statistics
 
 VALIDATION_NAMES = ("val", "validation")
 

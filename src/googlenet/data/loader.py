@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .augment import Flip, erase, flip, shift
+from .dataset import Split
 from .preprocess import Preprocess
-from .sources import Split
 
 
 class Batch(NamedTuple):

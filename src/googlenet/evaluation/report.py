@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ..data.sources import Split
+from ..data.dataset import Split
 from .metrics import Outputs, confusion_matrix, scores
 
 MISTAKES = 24
@@ -47,55 +47,67 @@ pre { margin: 0; padding: .8rem 1rem; background: #f6f7f9; border-radius: .5rem;
 pre { font-size: .85rem; }
 """
 
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
+<body><main><h1>{title}</h1><div class="soft">{about}</div>
+<div class="figures">{tiles}</div>
+{sections}
+</main></body></html>
+"""
+
 
 def render_report(
     title: str,
     recipe: str,
     entries: Sequence[dict[str, Any]],
     classes: Sequence[str],
-    outputs: Outputs,
     split: Split,
+    outputs: Outputs | None,
     environment: dict[str, Any],
 ) -> str:
     """The page: figures, curves, confusion matrix, worst mistakes, recipe and machine.
 
-    `entries` are those of metrics.jsonl; `outputs` are the network's answers to the pictures of `split`.
+    `entries` are those of metrics.jsonl; `outputs` are the network's answers to the pictures of `split`, None
+    where nothing was held out to measure on.
     """
-    final = scores(outputs)
-    which = next((e["split"] for e in reversed(entries) if e["split"] != "train"), "evaluation")
+    which = next((e["split"] for e in reversed(entries) if e["split"] != "train"), "none")
     seconds = max((e["seconds"] for e in entries if e["split"] == "train"), default=0.0)
-    tiles = (
-        (f"{final['top1']:.4f}", f"top-1 accuracy, {which} ({final['images']:,} pictures)"),
-        (f"{final['top5']:.4f}", "top-5 accuracy"),
-        (f"{final['loss']:.3f}", "cross-entropy"),
-        (_duration(seconds), "of training"),
+    tiles = [(_duration(seconds), "of training")]
+    sections = [("Training", "", _curves(entries))]
+    if outputs is not None:
+        final = scores(outputs)
+        tiles = [
+            (f"{final['top1']:.4f}", f"top-1 accuracy, {which} ({final['images']:,} pictures)"),
+            (f"{final['top5']:.4f}", "top-5 accuracy"),
+            (f"{final['loss']:.3f}", "cross-entropy (nats)"),
+            *tiles,
+        ]
+        matrix = f"<div class='scroll'>{_matrix(confusion_matrix(outputs), classes)}</div>"
+        mistakes = _mistakes(outputs, split, classes)
+        sections += [
+            ("Confusion matrix", "Rows: the true class; columns: the answer; in pictures.", matrix),
+            ("Worst mistakes", "Wrong answers in which the true class got the least probability.", mistakes),
+        ]
+    facts = {key: str(value) for key, value in environment.items() if key != "command" and value is not None}
+    table = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
+    sections += [
+        ("Command", "", f"<pre>{html.escape(str(environment.get('command') or 'googlenet.fit(recipe, out)'))}</pre>"),
+        ("Recipe, every value", "", f"<pre>{html.escape(recipe)}</pre>"),
+        ("Environment", "", f"<dl>{table}</dl>"),
+    ]
+    about = f"Trained {facts.get('started', '')} with googlenet {facts.get('googlenet', '')}"
+    return PAGE.format(
+        title=html.escape(title),
+        style=STYLE,
+        about=html.escape(about),
+        tiles="".join(f"<div><b>{value}</b>{html.escape(what)}</div>" for value, what in tiles),
+        sections="".join(
+            f"<section><h2>{name}</h2>{f'<p class=soft>{note}</p>' if note else ''}{body}</section>"
+            for name, note, body in sections
+        ),
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style></head><body><main>
-<h1>{html.escape(title)}</h1>
-<div class="soft">Trained {html.escape(str(environment.get("started", "")))} with googlenet {
-        html.escape(str(environment.get("googlenet", "")))
-    }</div>
-<div class="figures">{"".join(f"<div><b>{value}</b>{html.escape(what)}</div>" for value, what in tiles)}</div>
-<section><h2>Training</h2>{_curves(entries)}</section>
-<section><h2>Confusion matrix</h2><p class="soft">Rows: the true class; columns: the answer; in pictures.</p>
-<div class="scroll">{_matrix(confusion_matrix(outputs), classes)}</div></section>
-<section><h2>Worst mistakes</h2><p class="soft">Wrong answers in which the true class got the least probability.</p>
-{_mistakes(outputs, split, classes)}</section>
-<section><h2>Command</h2><pre>{
-        html.escape(str(environment.get("command") or "googlenet.fit(recipe)"))
-    }</pre></section>
-<section><h2>Recipe, every value</h2><pre>{html.escape(recipe)}</pre></section>
-<section><h2>Environment</h2><dl>{
-        "".join(
-            f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>"
-            for key, value in environment.items()
-            if key != "command" and value is not None
-        )
-    }</dl></section>
-</main></body></html>
-"""
 
 
 def _curves(entries: Sequence[dict[str, Any]]) -> str:

@@ -18,9 +18,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..data.dataset import Dataset
 from ..data.loader import Augment, steps_per_epoch, training_batch
 from ..data.preprocess import Preprocess
-from ..data.sources import Dataset, load_dataset
+from ..data.sources import load_dataset
 from ..evaluation.metrics import scores
 from ..evaluation.report import render_report
 from . import checkpoint
@@ -59,6 +60,7 @@ def fit(
     `command` is quoted in the report. Raises ValueError for a folder in use or data that does not fit,
     NonFiniteLossError (a ValueError) when training diverges, InterruptedRunError after SIGINT or SIGTERM.
     """
+    device = pick_device(recipe.device)
     run = _open_run(Path(out), recipe, resume, command)
     data = load_dataset(
         recipe.data.source,
@@ -69,9 +71,9 @@ def fit(
         limit=recipe.data.limit,
         seed=recipe.seed,
     )
+    train = data.train.to(device)
     preprocess = _preprocess(recipe, data)
     augment = Augment(recipe.augment.flip, recipe.augment.shift, recipe.augment.erase)
-    device = pick_device(recipe.device)
     started = time.perf_counter()
 
     # The network, and what changes it.
@@ -93,6 +95,7 @@ def fit(
         if average:
             average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
+        torch.cuda.set_rng_state_all(state["random_cuda"])
 
     def delivered() -> Any:
         return average.module if average else model
@@ -105,6 +108,7 @@ def fit(
             "optimiser": optimiser.state_dict(),
             "average": average.state_dict() if average else None,
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
         })  # fmt: skip
 
     def save_weights(metrics: dict[str, dict[str, float]]) -> None:
@@ -126,10 +130,9 @@ def fit(
                 group["lr"] = rate
             size = image_size(recipe.size, step, total, recipe.seed)
             batch = training_batch(
-                data.train, preprocess, augment,
+                train, preprocess, augment,
                 step=step, batch_size=recipe.batch_size, size=size, seed=recipe.seed,
             )  # fmt: skip
-            batch = type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
             loss, correct = task.loss(model, batch)
             optimiser.zero_grad(set_to_none=True)
@@ -159,20 +162,21 @@ def fit(
 
         # The final figures: the test set is read here, once, and nothing is chosen by it.
         save_state(seconds)
-        metrics = {}
-        for name, split in (("validation", data.validation), ("test", data.test)):
-            if split:
-                outputs = task.score(delivered(), split, preprocess)
-                metrics[name] = scores(outputs)
-                record.scores(name, step, metrics[name])
+        answers = {
+            name: task.score(delivered(), split, preprocess)
+            for name, split in (("validation", data.validation), ("test", data.test))
+            if split
+        }
+        metrics = {name: scores(outputs) for name, outputs in answers.items()}
+        for name, figures in metrics.items():
+            record.scores(name, step, figures)
         save_weights(metrics)
 
-    shown = data.test or data.validation
-    if shown:
-        page = render_report(
-            run.name, recipe.to_yaml(), read_metrics(run), data.classes, outputs, shown, read_environment(run)
-        )
-        checkpoint.write_atomically(run / "report.html", page)
+    shown, outputs = (data.test, answers["test"]) if data.test else (data.validation, answers.get("validation"))
+    page = render_report(
+        run.name, recipe.to_yaml(), read_metrics(run), data.classes, shown, outputs, read_environment(run)
+    )
+    checkpoint.write_atomically(run / "report.html", page)
     return Fitted(run, metrics, seconds, recipe.epochs * len(data.train.labels) / seconds)
 
 

@@ -11,8 +11,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from ..data.augment import Flip
+from ..data.dataset import Unreadable
 from ..data.preprocess import Fit
-from ..data.sources import Unreadable
 from ..models.catalogue import nearest
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.dataset import Split
 from ..data.loader import Batch, evaluation_batches
 from ..data.preprocess import Preprocess
-from ..data.sources import Split
 from ..evaluation.metrics import Outputs, collect
 from ..models.googlenet import GoogLeNet
 from .recipe import Loss
