@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from googlenet.data.fashion_mnist import find_fashion_mnist
 
-
 # Times vary with whatever else the machine does; what is checked does not.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

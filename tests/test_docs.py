@@ -1,0 +1,80 @@
+"""The commands and the code of the documentation, run as they are written (trainings cut short)."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import googlenet
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = ["--data.limit=200", "--epochs=1"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("googlenet ")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """What a reader who followed along would have in the folder."""
+    samples = ROOT / "docs" / "samples"
+    shutil.copytree(samples, tmp_path / "docs" / "samples")
+    for name in ("shoes", "tops"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number, picture in enumerate(sorted(samples.iterdir())):
+            shutil.copy(picture, tmp_path / "photos" / name / f"{number}.png")
+    shutil.copy(samples / "bag.png", tmp_path / "new-photo.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands(page: Path, desk: Path) -> None:
+    for line in commands(page):
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[0] == "train" and "--resume" not in arguments:
+            arguments += SHORT
+        done = googlenet(*arguments, cwd=desk)
+        assert done.code == 0, f"{line}\n{done.err}"
+
+
+def test_readme_python(smoke_run: Path) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, object] = {
+        "pixels": torch.randn(2, 3, 64, 64),
+        "images": torch.zeros(3, 1, 28, 28, dtype=torch.uint8),
+    }
+    exec(code.replace("runs/first", str(smoke_run)), names)
+    assert names["logits"].shape == (2, 10)
+    assert len(names["names"]) == 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "import googlenet.training.recipe as r; print(r.recipe_folder(), *r.list_recipes())"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(str(tmp_path / "site"))
+    assert "fashion-mnist-fast" in said
