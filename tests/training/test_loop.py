@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import googlenet
 from googlenet.data.sources import load_dataset
 from googlenet.evaluation.metrics import scores
-from googlenet.training.loop import InterruptedRunError, build_optimiser, fit, pick_device
+from googlenet.training.loop import InterruptedRunError, fit, pick_device
+from googlenet.training.optimiser import build_optimiser
 from googlenet.training.recipe import Model, Optimiser, Recipe, Size, read_recipe
 from googlenet.training.record import NonFiniteLossError, read_metrics
 from googlenet.training.task import Classification

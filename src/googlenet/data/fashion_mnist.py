@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cache import cache_folder
 from .dataset import Dataset, Split, held_out, pixel_statistics
 
 CLASSES = (
@@ -50,11 +51,6 @@ Say = Callable[[str], None]
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def cache_folder() -> Path:
-    """Where fetched data is kept: ``$XDG_CACHE_HOME/googlenet`` or ``~/.cache/googlenet``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet"
 
 
 def load_fashion_mnist(root: str | None, validation: float) -> Dataset:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import AuxiliaryHead, ConvUnit, Init, LocalResponseNorm, Logits, Norm, Stage, initialise
+from . import native
+from .layers import AuxiliaryHead, ConvUnit, Init, LocalResponseNorm, Logits, MaxPool, Norm, Stage, initialise
 
 
 class InceptionRow(NamedTuple):
@@ -90,16 +91,20 @@ class Inception(nn.Module):
 
     def __init__(self, in_channels: int, row: InceptionRow, norm: Norm):
         super().__init__()
+        self.row = row
+        self.native = False
         self.conv1x1 = ConvUnit(in_channels, row.conv1x1, 1, norm=norm)
         self.reduce3x3 = ConvUnit(in_channels, row.reduce3x3, 1, norm=norm)
         self.conv3x3 = ConvUnit(row.reduce3x3, row.conv3x3, 3, norm=norm)
         self.reduce5x5 = ConvUnit(in_channels, row.reduce5x5, 1, norm=norm)
         self.conv5x5 = ConvUnit(row.reduce5x5, row.conv5x5, 5, norm=norm)
-        self.pool = nn.MaxPool2d(3, stride=1, padding=1)
+        self.pool = MaxPool(stride=1, padding=1)
         self.pool_proj = ConvUnit(in_channels, row.pool_proj, 1, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, h, w) -> (batch, row.out, h, w)."""
+        if self.native and self.training and native.usable(x, native.LANES):
+            return native.inception(self, x)
         paths = (
             self.conv1x1(x),
             self.conv3x3(self.reduce3x3(x)),
@@ -197,10 +202,8 @@ def check_input(x: Tensor, in_channels: int, min_size: int) -> None:
 def _trunk(design: Design, in_channels: int) -> nn.Sequential:
     """Everything between the pixels and global average pooling, in Table 1's order and under its names."""
 
-    def pool() -> nn.MaxPool2d:
-        if design.pools == "padded":
-            return nn.MaxPool2d(3, stride=2, padding=1)
-        return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+    def pool() -> MaxPool:
+        return MaxPool(2, padding=1) if design.pools == "padded" else MaxPool(2, ceil_mode=True)
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv1"] = ConvUnit(in_channels, 64, 7, stride=2, norm=design.norm)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import native
+
 Norm = Literal["none", "batch"]
 
 
@@ -45,10 +47,28 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=norm == "none")
         self.norm = nn.BatchNorm2d(out_channels, eps=1e-3) if norm == "batch" else nn.Identity()
+        self.native = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, h, w) -> (batch, out_channels, ceil(h / stride), ceil(w / stride))."""
+        if self.native and self.training and native.usable(x):
+            return native.conv_unit(self, x)
         return F.relu(self.norm(self.conv(x)))
+
+
+class MaxPool(nn.MaxPool2d):
+    """Max pooling over 3x3 windows."""
+
+    def __init__(self, stride: int, padding: int = 0, ceil_mode: bool = False):
+        super().__init__(3, stride, padding, ceil_mode=ceil_mode)
+        self.native = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) -> the maxima, one in `stride` rows and columns."""
+        if self.native and self.training and native.usable(x, native.LANES):
+            return native.max_pool(self, x)
+        out: Tensor = super().forward(x)
+        return out
 
 
 class LocalResponseNorm(nn.Module):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.dataset import Dataset
 from ..data.loader import Augment, steps_per_epoch, training_batch
@@ -24,10 +23,12 @@ from ..data.preprocess import Preprocess
 from ..data.sources import load_dataset
 from ..evaluation.metrics import scores
 from ..evaluation.report import render_report
+from ..models import native
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .environment import ENVIRONMENT, describe_environment, read_environment
-from .recipe import Optimiser, Recipe
+from .optimiser import build_optimiser, moving_average, scale_to_weights
+from .recipe import Recipe
 from .record import Record, read_metrics
 from .schedule import image_size, learning_rate_factor
 from .task import Classification
@@ -79,6 +80,7 @@ def fit(
     # The network, and what changes it.
     torch.manual_seed(recipe.seed)
     model = checkpoint.build_model(recipe, len(data.classes), data.channels).to(device)
+    native.enable(model)
     task = Classification(recipe.loss)
     optimiser = build_optimiser(recipe.optimiser, model)
     average = moving_average(model, recipe.ema) if recipe.ema else None
@@ -137,6 +139,8 @@ def fit(
             loss, correct = task.loss(model, batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.optimiser.layerwise:
+                scale_to_weights(model.parameters())
             if recipe.optimiser.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
             optimiser.step()
@@ -190,32 +194,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} is not on this machine; it has {', '.join(k for k, v in have.items() if v)}"
         )
     return torch.device(name)
-
-
-def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over two groups: weights of convolutions and linear layers, which decay, and the rest."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": options.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    match options.name:
-        case "sgd":
-            return torch.optim.SGD(
-                groups, options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True
-            )
-        case "adamw":
-            return torch.optim.AdamW(groups, options.lr, eps=options.eps, fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(
-                groups, options.lr, alpha=options.alpha, eps=options.eps, momentum=options.momentum
-            )
-
-
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of `model` whose weights and statistics follow it as an exponential moving average."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def _preprocess(recipe: Recipe, data: Dataset) -> Preprocess:

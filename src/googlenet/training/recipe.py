@@ -107,6 +107,7 @@ class Optimiser:
         weight_decay: pulls the weights of convolutions and linear layers, not biases and norms, to zero.
         alpha: the decay of rmsprop's squared gradients.
         eps: added to the root of adamw and rmsprop.
+        layerwise: scale each layer's gradient to the norm of its weights first (LARS).
         clip: the largest norm of all gradients together; unset for no limit.
     """
 
@@ -117,6 +118,7 @@ class Optimiser:
     weight_decay: float = 0.0
     alpha: float = 0.9
     eps: float = 1e-8
+    layerwise: bool = False
     clip: float | None = None
 
 

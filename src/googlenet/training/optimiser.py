@@ -1,0 +1,53 @@
+"""What a step does with the gradients: scale them, apply them, average the weights that come of it."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .recipe import Optimiser
+
+
+def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over two groups: weights of convolutions and linear layers, which decay, and the rest."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": options.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    match options.name:
+        case "sgd":
+            return torch.optim.SGD(
+                groups, options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True
+            )
+        case "adamw":
+            return torch.optim.AdamW(groups, options.lr, eps=options.eps, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                groups, options.lr, alpha=options.alpha, eps=options.eps, momentum=options.momentum
+            )
+
+
+@torch.no_grad()
+def scale_to_weights(parameters: Iterable[nn.Parameter]) -> None:
+    """Scale each gradient, in place, to the norm of the weights that it changes.
+
+    After "Large Batch Training of Convolutional Networks" (You et al., 2017), with the weights' norm taken as 1 at
+    least, and as 1 for biases and normalisations. A network of 22 layers without shortcuts has gradients of very
+    different sizes along its depth; so each layer moves by the same share of itself.
+    """
+    weights: list[Tensor] = [p for p in parameters if p.grad is not None]
+    grads: list[Tensor] = [p.grad for p in weights if p.grad is not None]
+    sizes, lengths = torch._foreach_norm(grads), torch._foreach_norm(weights)
+    ratios = [
+        (length.clamp_min(1.0) if weight.ndim > 1 else torch.ones_like(length)) / (size + 1e-8)
+        for weight, length, size in zip(weights, lengths, sizes, strict=True)
+    ]
+    torch._foreach_mul_(grads, ratios)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of `model` whose weights and statistics follow it as an exponential moving average."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,168 @@
+"""The native training step against the plain modules in double precision: outputs, gradients, running statistics."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import googlenet
+from googlenet.models import native
+from googlenet.models.googlenet import Inception, InceptionRow
+from googlenet.models.layers import ConvUnit, MaxPool, initialise
+from googlenet.models.native import build
+
+ROW = InceptionRow(24, 16, 48, 8, 16, 40)
+
+
+def close(mine: Tensor, exact: Tensor, tolerance: float = 1e-4) -> None:
+    scale = max(exact.abs().max().item(), 1e-12)
+    torch.testing.assert_close(mine.double() / scale, exact.double() / scale, rtol=0, atol=tolerance)
+
+
+def compare(module: nn.Module, x: Tensor, seed: int = 0) -> None:
+    """One forward and backward pass, natively and as plain PyTorch in double precision."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.uniform_(-0.3, 1.2)
+    fast, plain = copy.deepcopy(module), copy.deepcopy(module).double()
+    assert native.enable(fast)
+    mine, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    out, truth = fast.train()(mine), plain.train()(exact)
+    assert out.grad_fn.name().startswith("_"), "the native function ran"
+    assert out.shape == truth.shape
+    close(out, truth)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
+    (out * weights).sum().backward()
+    (truth * weights.double()).sum().backward()
+    close(mine.grad, exact.grad)
+    for (name, p), q in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        assert p.grad is not None, name
+        close(p.grad, q.grad)
+    for p, q in zip(fast.buffers(), plain.buffers(), strict=True):
+        close(p, q, 1e-5)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (7, 7), (12, 9), (40, 40)])
+def test_inception_block(shape: tuple[int, int], norm: str) -> None:
+    block = Inception(32, ROW, norm)
+    initialise(block, "kaiming", seed=1)
+    compare(block, torch.randn(8, 32, *shape))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize(
+    ("into", "out", "kernel", "stride"), [(1, 64, 7, 2), (3, 64, 7, 2), (64, 64, 1, 1), (64, 96, 3, 1), (16, 8, 5, 1)]
+)
+@pytest.mark.parametrize("size", [1, 2, 5, 14, 28])
+def test_conv_unit(size: int, into: int, out: int, kernel: int, stride: int, norm: str) -> None:
+    unit = ConvUnit(into, out, kernel, stride, norm=norm)
+    initialise(unit, "kaiming", seed=2)
+    compare(unit, torch.randn(6, into, size, size))
+
+
+@pytest.mark.parametrize(("stride", "padding", "ceil"), [(1, 1, False), (2, 1, False), (2, 0, True)])
+@pytest.mark.parametrize("shape", [(2, 2), (3, 3), (4, 7), (8, 8), (15, 14)])
+def test_max_pool_is_exact_ties_included(shape: tuple[int, int], stride: int, padding: int, ceil: bool) -> None:
+    pool = MaxPool(stride, padding, ceil)
+    assert native.enable(pool)
+    for x in (torch.randn(3, 32, *shape), torch.randint(0, 2, (3, 32, *shape)).float(), torch.zeros(3, 32, *shape)):
+        mine, exact = (x.clone().requires_grad_() for _ in range(2))
+        out = pool.train()(mine)
+        truth = F.max_pool2d(exact, 3, stride, padding, ceil_mode=ceil)
+        assert out.grad_fn.name() == "_MaxPoolBackward"
+        assert torch.equal(out, truth)
+        weights = torch.randint(1, 9, out.shape).float()
+        (out * weights).sum().backward()
+        (truth * weights).sum().backward()
+        assert torch.equal(mine.grad, exact.grad), "the first of equal maxima gets the gradient"
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_nan_is_not_lost(norm: str) -> None:
+    x = torch.randn(2, 32, 6, 6)
+    x[0, 3, 2, 2] = float("nan")
+    for plain in (MaxPool(2, 1), ConvUnit(32, 16, 1, norm=norm), Inception(32, ROW, norm)):
+        fast = copy.deepcopy(plain)
+        native.enable(fast)
+        assert torch.equal(fast(x).isnan(), plain(x).isnan())
+        assert fast(x).isnan().any()
+
+
+@pytest.mark.parametrize("name", googlenet.list_models())
+@pytest.mark.parametrize("size", [32, 57, 96])
+def test_whole_network(name: str, size: int) -> None:
+    """Outputs only: a rounding that tips one ReLU moves single gradients far more than 1e-4, in PyTorch alone too."""
+    torch.manual_seed(size)
+    plain = googlenet.create(name, 10, 1, aux=True, dropout=0.0).double().train()
+    for head in plain.aux_heads.values():
+        head.dropout.p = 0.0
+    fast = copy.deepcopy(plain).float()
+    native.enable(fast)
+    x = torch.randn(16, 1, size, size)
+    mine, exact = fast.forward_aux(x), plain.forward_aux(x.double())
+    close(mine.main, exact.main, 2e-4)
+    for a, b in zip(mine.aux, exact.aux, strict=True):
+        close(a, b, 2e-4)
+    assert fast.state_dict().keys() == plain.state_dict().keys(), "checkpoints keep the standard keys"
+
+
+def test_only_training_in_float32_on_the_cpu_comes_here() -> None:
+    unit = ConvUnit(3, 16, 3)
+    native.enable(unit)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+
+    def ran_natively(module: nn.Module, x: Tensor) -> bool:
+        grad_fn = module(x).grad_fn
+        return grad_fn is not None and grad_fn.name() == "_ConvUnitBackward"
+
+    assert ran_natively(unit, x)
+    assert not ran_natively(copy.deepcopy(unit).double(), x.double())
+    assert not ran_natively(copy.deepcopy(unit).eval(), x)
+    with torch.no_grad():
+        assert not ran_natively(unit, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not ran_natively(unit, x)
+
+
+def test_bits_do_not_depend_on_the_threads() -> None:
+    """Our own passes; the products are the library's."""
+    results = []
+    for threads in (1, 2, 3):
+        code = (
+            "import sys, torch; from googlenet.models.native.passes import Statistics, activate_backward, normalise\n"
+            f"torch.set_num_threads({threads}); norm = torch.nn.BatchNorm2d(48)\n"
+            "torch.manual_seed(0); x, g = torch.randn(5000, 48), torch.randn(5000, 48)\n"
+            "found = normalise(x, [norm], norm.weight.detach(), norm.bias.detach())\n"
+            "out = activate_backward([g], x, found, [torch.empty(5000, 48)])\n"
+            "print(*(t.double().sum().item().hex() for t in (*found, *out)))"
+        )
+        results.append(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert results[0] == results[1] == results[2]
+
+
+def test_without_a_compiler_the_plain_modules_do(tmp_path: Path) -> None:
+    code = (
+        "import torch, googlenet; from googlenet.models import native\n"
+        "m = googlenet.create('googlenet_bn', 10, 1); print(native.enable(m))\n"
+        "m(torch.randn(4, 1, 64, 64)).sum().backward(); print('trained')"
+    )
+    for change in ({"GOOGLENET_NATIVE": "0"}, {"CC": "/no/such/compiler", "XDG_CACHE_HOME": str(tmp_path)}):
+        said = subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **change})
+        assert said.split() == ["False", "trained"]
+
+
+def test_compiles_once_into_the_cache(tmp_path: Path) -> None:
+    code = "from googlenet.models.native.build import kernels; print(kernels())"
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    for _ in range(2):
+        assert "kernels-" in subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
+    assert len(list((tmp_path / "googlenet").iterdir())) == 1
+    assert build.kernels() is not None, "the tests need a C compiler"
