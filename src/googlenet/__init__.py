@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .models.layers import Logits
     from .training.checkpoint import Checkpoint, load
     from .training.loop import fit
-    from .training.recipe import Recipe, read_recipe
+    from .training.recipe import Recipe
+    from .training.recipe_file import read_recipe
 
 _HOME = {
     "create": "models.catalogue",
@@ -22,7 +23,7 @@ _HOME = {
     "Logits": "models.layers",
     "Preprocess": "data.preprocess",
     "Recipe": "training.recipe",
-    "read_recipe": "training.recipe",
+    "read_recipe": "training.recipe_file",
     "fit": "training.loop",
     "Checkpoint": "training.checkpoint",
     "load": "training.checkpoint",

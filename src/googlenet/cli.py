@@ -6,6 +6,7 @@ error. Exit codes: 0 done, 1 it failed, 2 wrong usage.
 
 import argparse
 import errno
+import io
 import json
 import os
 import shlex
@@ -15,6 +16,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import FailedError, InterruptedRunError, nearest
 
 if TYPE_CHECKING:
     from .data.dataset import Split
@@ -121,14 +124,15 @@ def fetch(argv: list[str]) -> None:
 
 def train(argv: list[str]) -> None:
     """Train as a recipe says."""
-    from .training.recipe import list_recipes, read_recipe, recipe_parser
+    from .training.checkpoint import load_recipe
+    from .training.recipe_file import list_recipes, read_recipe, recipe_parser
 
     parser = _parser(
         "train",
         "Train as a recipe says; leave weights, metrics and a report in a run folder.\n"
         f"Shipped recipes: {', '.join(list_recipes())}.\n"
         "Any value of the recipe can be replaced by a flag; they are listed below.",
-        "googlenet train fashion-mnist-fast --epochs 3 --optimiser.lr 0.2",
+        "googlenet train fashion-mnist-fast --epochs 4 --seed 1 --out runs/longer",
     )
     parser.add_argument("recipe", nargs="?", help="the name of a shipped recipe, or a YAML file")
     parser.add_argument("--out", help="the run folder (default: runs/RECIPE-TIME)")
@@ -138,19 +142,24 @@ def train(argv: list[str]) -> None:
         print(recipe_parser().format_help().partition("\n\n")[2])
         return
     args, flags = parser.parse_known_args(argv)
-
-    from .training.checkpoint import load_recipe
-    from .training.loop import fit
-
     if args.resume:
         if args.recipe or args.out or flags:
             parser.error("--resume takes the run folder alone: the recipe is in it")
         out, recipe = Path(args.resume), load_recipe(Path(args.resume))
-    elif not args.recipe:
-        parser.error("name a recipe: " + ", ".join(list_recipes()))
     else:
-        recipe = read_recipe(args.recipe, flags)
+        if not args.recipe:
+            parser.error("name a recipe: " + ", ".join(list_recipes()))
+        if flags and argv.index(flags[0]) < argv.index(args.recipe):
+            parser.error("name the recipe first, then the flags that change it")
+        read_recipe(args.recipe)
+        try:
+            recipe = read_recipe(args.recipe, flags)
+        except ValueError as error:
+            parser.error(str(error))
         out = Path(args.out or f"runs/{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+    from .training.loop import fit
+
     fitted = fit(
         recipe, out, resume=bool(args.resume), command=shlex.join(["googlenet", "train", *argv]), progress=True
     )
@@ -189,25 +198,29 @@ def evaluate(argv: list[str]) -> None:
         parser.error("--limit must be 1 or more")
 
     from .data.loader import evaluation_batches
-    from .data.sources import load_dataset
+    from .data.sources import absolute_source, load_dataset
     from .evaluation.metrics import collect, per_class_accuracy, scores
     from .training.checkpoint import load
     from .training.loop import pick_device
 
     checkpoint = load(args.run)
-    size = args.size or checkpoint.preprocess.size
+    size = checkpoint.preprocess.size if args.size is None else args.size
     _check_size(checkpoint.model.min_size, size)
     options = checkpoint.recipe.data
-    source = args.data or options.source
+    source = absolute_source(args.data or options.source, args.root)
     data = load_dataset(
         source,
         root=args.root or options.root,
         validation=options.validation if source == options.source else 0,
-        size=size,
+        size=max(size, checkpoint.recipe.stored_size),
+        fit=checkpoint.preprocess.fit,
+        channels=checkpoint.preprocess.channels,
         unreadable=options.unreadable,
         limit=args.limit or (options.limit if source == options.source else None),
         seed=checkpoint.recipe.seed,
     )
+    for skipped in data.skipped:
+        print(f"skipped: {skipped}", file=sys.stderr)
     if data.classes != checkpoint.classes:
         raise ValueError(
             f"{source} has the classes {_few(data.classes)}, the network knows {_few(checkpoint.classes)}"
@@ -243,11 +256,12 @@ def predict(argv: list[str]) -> None:
 
     from .evaluation.predict import expand, predict_pictures
     from .training.checkpoint import load
+    from .training.loop import pick_device
 
     checkpoint = load(args.run)
-    _check_size(checkpoint.model.min_size, args.size or checkpoint.preprocess.size)
+    _check_size(checkpoint.model.min_size, checkpoint.preprocess.size if args.size is None else args.size)
     answers = predict_pictures(
-        checkpoint.model,
+        checkpoint.model.to(pick_device("auto")),
         checkpoint.preprocess,
         checkpoint.classes,
         expand(args.images),
@@ -269,10 +283,6 @@ def predict(argv: list[str]) -> None:
     if problems:
         total = len(problems) + len(documents)
         raise FailedError(f"{len(problems)} of {total} pictures could not be used" if total > 1 else "")
-
-
-class FailedError(Exception):
-    """The verb failed; what it has to say beyond the lines already printed, if anything."""
 
 
 def _check_size(least: int, size: int) -> None:
@@ -312,6 +322,10 @@ def _usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    # File names may be of any bytes; they are printed as far as they can be read.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if argv and argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -321,8 +335,6 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if not argv or argv[0] not in VERBS:
-        from .models.catalogue import nearest
-
         what = f"no verb is called {argv[0]!r}{nearest(argv[0], VERBS)}" if argv else "name a verb"
         print(f"googlenet: {what}; there are {', '.join(VERBS)} (see googlenet --help)", file=sys.stderr)
         return 2
@@ -358,8 +370,6 @@ _WHAT_TO_DO = {
 
 def _one_line(error: Exception) -> str:
     """What went wrong and what to do, in one line."""
-    from .training.loop import InterruptedRunError
-
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""

@@ -4,6 +4,7 @@ import functools
 import gzip
 import http.server
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,11 @@ def test_order_of_places(nowhere: Path, fashion_mnist_folder: Path, monkeypatch:
     monkeypatch.setenv("GOOGLENET_DATA", str(nowhere / "env"))
     assert find() == named
     assert find(str(debian)) == debian
-    assert find(str(nowhere / "no-such-place")) == named
+    own = copy(fashion_mnist_folder, nowhere / "root" / "fashion-mnist")
+    assert find(str(nowhere / "root")) == own, "a named root and its sub-folder come before the environment's"
+    said: list[str] = []
+    assert fashion_mnist.find_fashion_mnist(str(nowhere / "empty"), said.append) == named
+    assert said == [f"no intact Fashion-MNIST in {nowhere / 'empty'}; using {named}"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -101,9 +106,26 @@ def test_mirror_fills_the_cache(nowhere: Path, mirror: str, monkeypatch: pytest.
     said: list[str] = []
     cache = nowhere / "cache" / "googlenet" / "fashion-mnist"
     assert fashion_mnist.find_fashion_mnist(say=said.append) == cache
-    assert fashion_mnist.check_folder(cache) is None
+    assert set(fashion_mnist._read_verified(cache)) == set(fashion_mnist.DIGESTS)
     assert not list(cache.glob(".*")), "no partial file is left"
     assert sum("fetching" in line for line in said) == 3
+
+
+def test_a_server_that_does_not_speak_http_is_passed_over(
+    nowhere: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as portal:
+
+        def answer() -> None:
+            connection, _ = portal.accept()
+            connection.recv(1000)
+            connection.sendall(b"please log in\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setattr(fashion_mnist, "MIRRORS", (f"http://127.0.0.1:{portal.getsockname()[1]}/", mirror))
+        found = fashion_mnist.find_fashion_mnist(say=lambda _: None)
+    assert found == nowhere / "cache" / "googlenet" / "fashion-mnist"
 
 
 def test_damaged_mirror_leaves_nothing(
@@ -123,4 +145,4 @@ def test_debian_package(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOOGLENET_DATA", raising=False)
     monkeypatch.setattr(fashion_mnist, "MIRRORS", ())
     found = fashion_mnist._from_debian(nowhere)
-    assert fashion_mnist.check_folder(found) is None
+    assert set(fashion_mnist._read_verified(found)) == set(fashion_mnist.DIGESTS)

@@ -1,5 +1,7 @@
 """Class-per-folder trees, as people have them."""
 
+import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 from googlenet.data.pictures import PictureError
+from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
 
 
@@ -88,3 +91,58 @@ def test_limit_keeps_each_class(tmp_path: Path) -> None:
 def test_validation_must_leave_something(tmp_path: Path, validation: float) -> None:
     with pytest.raises(ValueError, match="validation"):
         load_dataset(f"folder:{tree(tmp_path)}", validation=validation, size=8)
+
+
+def test_kept_pixels_are_those_that_prediction_sees(tmp_path: Path) -> None:
+    """Both ways of making a picture square, on noise, where any other geometry would show."""
+    rng = np.random.default_rng(1)
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        Image.fromarray(rng.integers(0, 255, (40, 23, 3), np.uint8)).save(tmp_path / label / "1.png")
+    for fit in ("crop", "stretch"):
+        data = load_dataset(f"folder:{tmp_path}", validation=0, size=17, fit=fit)
+        preprocess = Preprocess(17, 3, (0.0,) * 3, (1.0,) * 3, fit=fit)
+        with Image.open(tmp_path / "a" / "1.png") as picture:
+            seen, _ = preprocess.read(picture)
+        assert (preprocess(data.train.images[:1]) - seen).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_channels_can_be_asked_for(tmp_path: Path) -> None:
+    tree(tmp_path, 3)
+    assert load_dataset(f"folder:{tmp_path}", validation=0, size=8, channels=1).channels == 1
+    grey = tree(tmp_path / "more", 3, colour=False)
+    assert load_dataset(f"folder:{grey}", validation=0, size=8, channels=3).channels == 3
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    tree(tmp_path, 2)
+    (tmp_path / "cat").rename(tmp_path / "train")
+    assert load_dataset(f"folder:{tmp_path}", validation=0, size=8).classes == ("dog", "train")
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    tree(tmp_path, 2)
+    odd = os.fsdecode(b"caf\xe9 [bold]")
+    (tmp_path / "dog").rename(tmp_path / odd)
+    data = load_dataset(f"folder:{tmp_path}", validation=0, size=8)
+    assert data.classes[0] == "caf\\xe9 [bold]"
+    json.dumps([*data.classes, *data.train.names]).encode()
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        tree(tmp_path / part, 3)
+    (tmp_path / "val" / "bird").mkdir()
+    (tmp_path / "train" / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    skipped = load_dataset(f"folder:{tmp_path}", size=8).skipped
+    assert len(skipped) == 2
+    assert "gone.png: no such file" in skipped[0]
+    assert "bird: not a class" in skipped[1]
+
+
+def test_relative_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path / "photos", 2)
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("folder:photos", validation=0, size=8).source == f"folder:{tmp_path / 'photos'}"
+    monkeypatch.chdir("/")
+    assert len(load_dataset("folder:photos", root=str(tmp_path), validation=0, size=8).train.labels) == 4

@@ -50,6 +50,13 @@ def test_transparency_lies_over_white(tmp_path: Path, mode: str, pixel: object, 
     assert read_picture(saved(tmp_path / "a.png", Image.new(mode, (3, 3), pixel))).getpixel((1, 1)) == shown
 
 
+@pytest.mark.parametrize(("mode", "ink"), [("RGB", (10, 20, 30)), ("L", 7)])
+def test_a_transparent_colour_lies_over_white_too(tmp_path: Path, mode: str, ink: object) -> None:
+    picture = read_picture(saved(tmp_path / "t.png", Image.new(mode, (3, 3), ink), transparency=ink))
+    assert picture.mode == mode
+    assert picture.getpixel((1, 1)) == ((255, 255, 255) if mode == "RGB" else 255)
+
+
 @pytest.mark.parametrize("mode", ["1", "CMYK"])
 def test_other_modes(tmp_path: Path, mode: str) -> None:
     picture = read_picture(saved(tmp_path / "m.tif", Image.new(mode, (5, 5))))

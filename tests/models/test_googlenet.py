@@ -221,7 +221,11 @@ def test_initialisation(init: str) -> None:
     assert weight.mean().abs().item() < expected / 100
     if init == "truncated_normal":
         assert weight.abs().max().item() <= 2 * expected / 0.8796 * 1.0001
-    assert not model.trunk.inception_5b.conv3x3.conv.bias.any()
+    bias = model.trunk.inception_5b.conv3x3.conv.bias
+    if init == "xavier":
+        assert 0.9 / math.sqrt(fan_in) < bias.abs().max().item() <= 1 / math.sqrt(fan_in)
+    else:
+        assert not bias.any()
 
 
 @pytest.mark.parametrize("name", NAMES)

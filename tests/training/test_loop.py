@@ -12,15 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import googlenet
 from googlenet.data.sources import load_dataset
+from googlenet.errors import InterruptedRunError, NonFiniteLossError
 from googlenet.evaluation.metrics import scores
-from googlenet.training.loop import InterruptedRunError, fit, pick_device
-from googlenet.training.optimiser import build_optimiser
-from googlenet.training.recipe import Model, Optimiser, Recipe, Size, read_recipe
-from googlenet.training.record import NonFiniteLossError, read_metrics
+from googlenet.training.checkpoint import load_recipe
+from googlenet.training.loop import fit, pick_device
+from googlenet.training.optimiser import build_optimiser, moving_average, scale_to_weights
+from googlenet.training.recipe import Model, Optimiser, Recipe, Size
+from googlenet.training.recipe_file import read_recipe
+from googlenet.training.record import read_metrics
 from googlenet.training.task import Classification
 
 # Everything that has a random state or a moving average of its own.
@@ -123,7 +127,63 @@ def test_loaded_weights_give_the_recorded_figures(smoke_run: Path, fashion_mnist
     outputs = Classification(checkpoint.recipe.loss).score(checkpoint.model, data.test, checkpoint.preprocess)
     assert scores(outputs) == pytest.approx(checkpoint.metrics["test"], rel=1e-6)
     assert not checkpoint.model.training
-    assert checkpoint.recipe == read_recipe("fashion-mnist-smoke")
+    written, asked = checkpoint.recipe, read_recipe("fashion-mnist-smoke")
+    assert (written.model.init, written.model.dropout, written.size.test) == ("kaiming", 0.4, 16), "all is resolved"
+    assert replace(written, model=asked.model, size=asked.size) == asked
+
+
+def test_resuming_with_other_pictures_is_refused(smoke_run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (20, 20), 40 * number).save(root / label / f"{number}.png")
+    flags = [f"--data.source=folder:{root}", "--data.validation=2", "--epochs=1", "--batch_size=4"]
+    recipe = read_recipe("fashion-mnist-smoke", flags)
+    fit(recipe, tmp_path / "run", progress=False)
+    recipe = load_recipe(tmp_path / "run")
+    fit(recipe, tmp_path / "run", resume=True, progress=False)
+    (root / "a" / "5.png").unlink()
+    with pytest.raises(ValueError, match="not those"):
+        fit(recipe, tmp_path / "run", resume=True, progress=False)
+
+
+def test_broken_weights_after_the_last_step_are_noticed(tmp_path: Path) -> None:
+    """One step: its loss is finite, the weights after it are not."""
+    flags = [
+        "--optimiser.lr=1e30",
+        "--model.name=googlenet_d2l",
+        "--epochs=1",
+        "--data.limit=64",
+        "--schedule.warmup=0",
+    ]
+    with pytest.raises(NonFiniteLossError, match="validation loss is nan after step 1"):
+        fit(read_recipe("fashion-mnist-smoke", flags), tmp_path / "run", progress=False)
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_moving_average_by_hand() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    average = moving_average(model, 0.5)
+    expected = None
+    for count in range(6):
+        with torch.no_grad():
+            model[0].weight.fill_(float(count))
+        average.update_parameters(model)
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = float(count) if expected is None else decay * expected + (1 - decay) * count
+    torch.testing.assert_close(average.module[0].weight, torch.full((2, 3), expected))
+    assert average.module[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_layerwise_scaling_gives_each_layer_the_same_share() -> None:
+    model = googlenet.create("googlenet_bn", 10, 1)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.randn_like(parameter) * 10.0 ** -(number % 5)
+    scale_to_weights(model.parameters())
+    for parameter in model.parameters():
+        length = max(1.0, parameter.norm().item()) if parameter.ndim > 1 else 1.0
+        assert parameter.grad.norm().item() == pytest.approx(length, rel=1e-3)
 
 
 def test_seed_decides_everything(tmp_path: Path) -> None:
@@ -211,7 +271,7 @@ def test_folders_in_use_and_foreign_recipes_are_refused(smoke_run: Path, tmp_pat
     with pytest.raises(ValueError, match="--resume"):
         fit(recipe, smoke_run, progress=False)
     with pytest.raises(ValueError, match="another recipe"):
-        fit(replace(recipe, epochs=9), smoke_run, resume=True, progress=False)
+        fit(replace(load_recipe(smoke_run), epochs=9), smoke_run, resume=True, progress=False)
     with pytest.raises(ValueError, match="not a run"):
         fit(recipe, tmp_path, resume=True, progress=False)
     with pytest.raises(ValueError, match="not on this machine"):

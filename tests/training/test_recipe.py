@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from googlenet.training.recipe import Recipe, list_recipes, read_recipe, recipe_folder, recipe_from_dict
+from googlenet.training.recipe import Recipe
+from googlenet.training.recipe_file import list_recipes, read_recipe, recipe_folder, recipe_from_dict
 
 
 @pytest.mark.parametrize("name", list_recipes())

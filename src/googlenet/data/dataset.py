@@ -1,7 +1,7 @@
 """What a data set is once it is read: splits of uint8 pictures in memory, with their labels and names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ class Split(NamedTuple):
         return len(self.labels) > 0
 
     def to(self, device: torch.device) -> "Split":
-        """The same pictures on `device`, so that batches are made there."""
+        """The same pictures on `device`."""
         return Split(self.images.to(device), self.labels.to(device), self.names)
 
     def part(self, start: int, stop: int | None) -> "Split":
@@ -54,6 +54,11 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: tuple[str, ...] = field(default=())
+
+    def to(self, device: torch.device) -> "Dataset":
+        """The same data set on `device`, so that batches are made there."""
+        train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)
 
     @property
     def channels(self) -> int:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -55,7 +56,7 @@ def _say(line: str) -> None:
 
 def load_fashion_mnist(root: str | None, validation: float) -> Dataset:
     """60,000 training pictures (the last `validation` of them held out) and 10,000 test pictures, 28x28 grey."""
-    content = _read_verified(find_fashion_mnist(root))
+    _, content = _find(root, _say)
     images, labels = (
         {part: _idx(content[f"{part}-{kind}"]) for part in ("train", "t10k")}
         for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -75,43 +76,42 @@ def load_fashion_mnist(root: str | None, validation: float) -> Dataset:
 def find_fashion_mnist(root: str | None = None, say: Say = _say) -> Path:
     """The first folder with all four files intact; fetches them into the cache where there is none.
 
-    Looks at `root`, ``$GOOGLENET_DATA``, the cache and Debian's folder; then tries Debian's package and the
-    public mirrors. `say` is told of damaged files, which are never used, and of downloads.
-    Raises ValueError with everything tried when nothing worked.
+    Looks at `root`, ``$GOOGLENET_DATA`` (each itself, then its folder ``fashion-mnist``), the cache and Debian's
+    folder; then tries Debian's package and the public mirrors. `say` is told of damaged files, which are never used,
+    of a `root` without the files, and of downloads. Raises ValueError with everything tried when nothing worked.
     """
+    return _find(root, say)[0]
+
+
+def _find(root: str | None, say: Say) -> tuple[Path, dict[str, bytes]]:
+    """The folder of `find_fashion_mnist`, and the files' verified content."""
     cache = cache_folder() / "fashion-mnist"
     named = [Path(place).expanduser() for place in (root, os.environ.get("GOOGLENET_DATA")) if place]
     tried = []
-    for place in [*named, *(place / "fashion-mnist" for place in named), cache, DEBIAN_FOLDER]:
-        problem = check_folder(place)
-        if problem is None:
-            return place
-        tried.append(f"{place}: {problem}")
-        if problem != "not there":
-            say(f"not used: {tried[-1]}")
+    for place in [*(p for name in named for p in (name, name / "fashion-mnist")), cache, DEBIAN_FOLDER]:
+        if not any(_file(place, name) for name in DIGESTS):
+            tried.append(f"{place}: no Fashion-MNIST there")
+            continue
+        try:
+            content = _read_verified(place)
+        except (OSError, ValueError) as error:
+            tried.append(str(error))
+            say(f"not used: {error}")
+            continue
+        if root and not place.is_relative_to(Path(root).expanduser()):
+            say(f"no intact Fashion-MNIST in {root}; using {place}")
+        return place, content
     for way in (_from_debian, *(_from_mirror(mirror) for mirror in MIRRORS)):
         try:
             say(f"fetching Fashion-MNIST (30 MB) {way.__doc__}")
             with tempfile.TemporaryDirectory() as scratch:
-                _install(way(Path(scratch)), cache)
-            return cache
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+                return cache, _install(way(Path(scratch)), cache)
+        except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
             tried.append(f"{way.__doc__}: {_reason(error)}")
     raise ValueError(
         "Fashion-MNIST was not found and could not be fetched; put its four files into a folder and name it "
         "with --root. Tried " + "; ".join(tried)
     )
-
-
-def check_folder(folder: Path) -> str | None:
-    """None where all four files are intact, else what is wrong with the first that is not."""
-    if not any(_file(folder, name) for name in DIGESTS):
-        return "not there"
-    try:
-        _read_verified(folder)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -144,11 +144,9 @@ def _idx(data: bytes) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())
 
 
-def _install(folder: Path, cache: Path) -> None:
-    """Move verified files into the cache, each by a rename, so that no reader sees half of one."""
-    problem = check_folder(folder)
-    if problem:
-        raise ValueError(problem)
+def _install(folder: Path, cache: Path) -> dict[str, bytes]:
+    """Verify files and put them into the cache, each by a rename, so that no reader sees half of one."""
+    content = _read_verified(folder)
     cache.mkdir(parents=True, exist_ok=True)
     for name in DIGESTS:
         source = _file(folder, name)
@@ -159,6 +157,7 @@ def _install(folder: Path, cache: Path) -> None:
             partial.replace(cache / source.name)
         finally:
             partial.unlink(missing_ok=True)
+    return content
 
 
 def _from_debian(scratch: Path) -> Path:

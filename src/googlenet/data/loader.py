@@ -12,6 +12,9 @@ from .augment import Flip, erase, flip, shift
 from .dataset import Split
 from .preprocess import Preprocess
 
+# Of an evaluation batch: enough to keep a CPU busy, and the first layer's output stays near 100 MB.
+PIXELS_AT_ONCE = 2_000_000
+
 
 class Batch(NamedTuple):
     """`images` float (n, channels, size, size), `labels` int64 (n,), as they enter the loss."""
@@ -72,10 +75,10 @@ def training_batch(
     return Batch(preprocess(images, size), split.labels[indices.to(split.labels.device)])
 
 
-def evaluation_batches(
-    split: Split, preprocess: Preprocess, batch_size: int = 500, size: int | None = None
-) -> Iterator[Batch]:
-    """Every picture once, in order, as prediction would see it."""
+def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:
+    """Every picture once, in order, as prediction would see it, in batches of about `PIXELS_AT_ONCE`."""
+    side = preprocess.size if size is None else size
+    batch_size = max(1, min(500, PIXELS_AT_ONCE // side**2))
     for start in range(0, len(split.labels), batch_size):
         part = split.part(start, start + batch_size)
-        yield Batch(preprocess(part.images, size), part.labels)
+        yield Batch(preprocess(part.images, side), part.labels)

@@ -46,7 +46,7 @@ def read_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
     except FileNotFoundError:
         raise PictureError(f"{label}: no such file") from None
     except IsADirectoryError:
-        raise PictureError(f"{label}: a folder, not a picture") from None
+        raise PictureError(f"{label}: a folder without pictures") from None
     except PermissionError:
         raise PictureError(f"{label}: no permission to read it") from None
     except Image.DecompressionBombError:
@@ -70,7 +70,7 @@ def picture_files(folder: Path) -> Iterator[Path]:
     """The picture files under `folder` by suffix, at any depth, in a fixed order, hidden ones left out."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in SUFFIXES and not hidden and not path.is_dir():
             yield path
 
 
@@ -83,14 +83,14 @@ def _refuse_bomb(picture: Image.Image, label: str) -> None:
 
 
 def _grey_or_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("L", "RGB"):
+    if picture.mode in ("L", "RGB") and not picture.has_transparency_data:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":
         return _eight_bit(picture)
     if picture.mode == "1":
         return picture.convert("L")
     if picture.has_transparency_data:
-        grey = picture.mode in ("LA", "La")
+        grey = picture.mode in ("L", "LA", "La")
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(paper, picture).convert("L" if grey else "RGB")
@@ -98,7 +98,10 @@ def _grey_or_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Deep grey to 8 bits: 16-bit integers by 257, floats in [0, 1] by 255, what already fits as it is."""
+    """Deep grey to 8 bits: 16-bit integers by 257, floats in [0, 1] by 255, what already fits as it is.
+
+    32-bit integers are taken for 16-bit ones where any is above 255; brighter than 65,535 is white.
+    """
     values = np.asarray(picture).astype(np.float64)
     top = float(np.nanmax(values, initial=0.0))
     if picture.mode == "F":

@@ -45,7 +45,7 @@ class Preprocess:
 
     def __call__(self, pixels: Tensor, size: int | None = None) -> Tensor:
         """uint8 (n, channels, h, w) -> float32 (n, channels, size, size); `size` overrides the stored one."""
-        return self.normalise(self.resize(self.square(pixels), size or self.size))
+        return self.normalise(self.resize(self.square(pixels), self.size if size is None else size))
 
     def square(self, pixels: Tensor) -> Tensor:
         """Cut the centre square, where `fit` says so; any (n, c, h, w)."""
@@ -84,7 +84,7 @@ class Preprocess:
         squared = self.square(pixels)
         if squared.shape != pixels.shape:
             steps.append(f"centre {squared.shape[-1]}x{squared.shape[-2]}")
-        target = size or self.size
+        target = self.size if size is None else size
         if squared.shape[-2:] != (target, target):
             steps.append(f"resized to {target}x{target}")
         return self.normalise(self.resize(squared, target)), ", ".join(steps)

@@ -34,18 +34,10 @@ class Answer(NamedTuple):
 
 
 def expand(names: Iterable[str]) -> Iterator[str]:
-    """Folders to the pictures in them, at any depth; everything else as it is.
-
-    Raises ValueError for a folder without pictures.
-    """
+    """Folders to the pictures in them, at any depth; everything else, a folder without pictures too, as it is."""
     for name in names:
-        if name != STANDARD_INPUT and Path(name).is_dir():
-            found = list(picture_files(Path(name)))
-            if not found:
-                raise ValueError(f"{name}: no pictures in this folder")
-            yield from map(str, found)
-        else:
-            yield name
+        found = list(picture_files(Path(name))) if name != STANDARD_INPUT and Path(name).is_dir() else []
+        yield from [str(path) for path in found] or [name]
 
 
 def predict_pictures(
@@ -62,6 +54,7 @@ def predict_pictures(
     A picture that cannot be used is answered with its `problem`; the others go on.
     """
     model.eval()
+    device = next(model.parameters()).device
     remaining = iter(paths)
     while group := list(islice(remaining, BATCH)):
         read = [_read(path, preprocess, size) for path in group]
@@ -69,7 +62,7 @@ def predict_pictures(
         rows: Iterator[Tensor] = iter(())
         if usable:
             with torch.inference_mode():
-                rows = iter(F.softmax(model(torch.cat(usable)), dim=1))
+                rows = iter(F.softmax(model(torch.cat(usable).to(device)), dim=1).cpu())
         for path, (_, did, problem) in zip(group, read, strict=True):
             if problem:
                 yield Answer(path, [], "", problem)

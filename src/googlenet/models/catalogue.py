@@ -1,8 +1,9 @@
 """Every network by name. Pure data: importing this file does not import PyTorch."""
 
-import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import nearest
 
 if TYPE_CHECKING:
     from .googlenet import GoogLeNet
@@ -70,9 +71,3 @@ def create(
         if value < 1:
             raise ValueError(f"{what} must be 1 or more, not {value}")
     return entry.build(name, num_classes, in_channels, aux, **variant)
-
-
-def nearest(word: str, known: Any) -> str:
-    """', did you mean X or Y?' for the closest of the known words; empty where none is close."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""

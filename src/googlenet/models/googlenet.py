@@ -157,7 +157,8 @@ class GoogLeNet(nn.Module):
         return Logits(self._head(x), tuple(head(taps[name]) for name, head in self.aux_heads.items()))
 
     def features(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """The maps that `feature_info` lists, shallow to deep: name -> (batch, channels, h / stride, w / stride)."""
+        """The maps that `feature_info` lists, shallow to deep: name -> (batch, channels, h / stride, w / stride),
+        rounded up or down by at most one pixel."""
         return self._walk(x, tuple(FEATURES))[1]
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
@@ -224,6 +225,21 @@ def _trunk(design: Design, in_channels: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
+def resolve(name: str, init: Init | None = None, dropout: float | None = None, pools: Pools | None = None) -> Design:
+    """The design `name` with single choices replaced; ValueError for an impossible one."""
+    design = DESIGNS[name]
+    design = design._replace(
+        init=init or design.init,
+        dropout=design.dropout if dropout is None else dropout,
+        pools=pools or design.pools,
+    )
+    if not 0.0 <= design.dropout < 1.0:
+        raise ValueError(f"dropout must be in [0, 1), not {design.dropout}")
+    if design.pools not in MINIMUM_SIZE:
+        raise ValueError(f"pools must be one of {', '.join(MINIMUM_SIZE)}, not {design.pools!r}")
+    return design
+
+
 def build(
     name: str,
     num_classes: int,
@@ -236,14 +252,4 @@ def build(
     seed: int = 0,
 ) -> GoogLeNet:
     """Build the design `name`, with single choices replaced: see `Design`, and `initialise` for `init`."""
-    design = DESIGNS[name]
-    design = design._replace(
-        init=init or design.init,
-        dropout=design.dropout if dropout is None else dropout,
-        pools=pools or design.pools,
-    )
-    if not 0.0 <= design.dropout < 1.0:
-        raise ValueError(f"dropout must be in [0, 1), not {design.dropout}")
-    if design.pools not in MINIMUM_SIZE:
-        raise ValueError(f"pools must be one of {', '.join(MINIMUM_SIZE)}, not {design.pools!r}")
-    return GoogLeNet(design, num_classes, in_channels, aux, seed)
+    return GoogLeNet(resolve(name, init, dropout, pools), num_classes, in_channels, aux, seed)

@@ -125,9 +125,11 @@ def initialise(model: nn.Module, init: Init, seed: int) -> None:
     """Fill every parameter and buffer of `model` in place, from a generator of its own.
 
     The same `seed` gives the same weights whatever was drawn before, and the global random state is left
-    alone. Convolution and linear weights follow `init`; biases are 0, batch normalisation starts as identity.
+    alone. Convolution and linear weights follow `init`; batch normalisation starts as identity; biases are 0
+    but for ``xavier``.
 
-    - ``xavier``: uniform, Glorot & Bengio 2010 (the book chapter's choice);
+    - ``xavier``: uniform, Glorot & Bengio 2010, with biases uniform within 1 / sqrt(fan_in), PyTorch's default:
+      what the book chapter starts from;
     - ``kaiming``: normal with variance 2 / fan_in, He et al. 2015;
     - ``truncated_normal``: the same variance, drawn within two standard deviations.
 
@@ -150,7 +152,10 @@ def initialise(model: nn.Module, init: Init, seed: int) -> None:
                     weight.uniform_(-edge, edge, generator=generator).erfinv_().mul_(std * math.sqrt(2.0))
             else:
                 raise ValueError(f"init must be xavier, truncated_normal or kaiming, not {init!r}")
-            if module.bias is not None:
+            if module.bias is not None and init == "xavier":
+                edge = weight[0].numel() ** -0.5
+                nn.init.uniform_(module.bias, -edge, edge, generator=generator)
+            elif module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()

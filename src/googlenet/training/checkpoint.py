@@ -18,7 +18,10 @@ from torch import nn
 from ..data.preprocess import Preprocess
 from ..models.catalogue import create
 from ..models.googlenet import GoogLeNet
-from .recipe import Recipe, read_recipe, recipe_from_dict
+from .recipe import Recipe
+from .recipe_file import read_recipe, recipe_from_dict
+
+ANEW = "remove it to start the run anew"
 
 WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
 
@@ -70,7 +73,7 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": checkpoint.metrics,
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.model.state_dict().items()}
-    write_atomically(path, save(tensors, {"format": "pt", "googlenet": json.dumps(about)}))
+    write_atomically(path, save(tensors, {"format": "pt", "googlenet": json.dumps(about, allow_nan=False)}))
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -99,13 +102,14 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         preprocess = Preprocess.from_dict(about["preprocess"])
         classes = tuple(about["classes"])
         recipe = recipe_from_dict(about["recipe"])
+        metrics = dict(about["metrics"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{place}: its description cannot be read ({error}); was it written by a newer version?"
         ) from None
     model = build_model(recipe, len(classes), preprocess.channels)
     load_strictly(model, tensors, str(place))
-    return Checkpoint(model.eval(), preprocess, classes, recipe, about["metrics"])
+    return Checkpoint(model.eval(), preprocess, classes, recipe, metrics)
 
 
 def load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
@@ -144,9 +148,9 @@ def load_state(run: Path) -> dict[str, Any] | None:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         code = isinstance(error, pickle.UnpicklingError)
         reason = "it holds more than tensors and numbers" if code else str(error).splitlines()[0]
-        raise ValueError(
-            f"{path}: damaged, or not a state of ours ({reason}); remove it to start the run anew"
-        ) from None
+        raise ValueError(f"{path}: damaged, or not a state of ours ({reason}); {ANEW}") from None
+    if not isinstance(state, dict) or "step" not in state:
+        raise ValueError(f"{path}: not a state of ours; {ANEW}")
     return state
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..models.native import kernels
+
 ENVIRONMENT = "environment.json"
 PACKAGES = ("googlenet", "torch", "torchvision", "numpy", "pillow")
 
@@ -20,12 +22,13 @@ def describe_environment(command: str | None) -> dict[str, Any]:
         "command": command,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "native_step": kernels() is not None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
@@ -34,6 +37,13 @@ def read_environment(run: Path) -> dict[str, Any]:
     """The environment that a run was started in."""
     found: dict[str, Any] = json.loads((run / ENVIRONMENT).read_text())
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -1,18 +1,21 @@
 """fit: from a recipe to trained weights, in one loop that reads from top to bottom.
 
-What a step does depends on the recipe and the step's number alone: the order of the pictures, their changes,
-their size and the learning rate are functions of it, and the one random state that is not (dropout's) is
-saved. So a run that was interrupted, however roughly, goes on to the same weights.
+What a step does depends on the recipe and the step's number alone: the order of the pictures, their changes, their
+size and the learning rate are functions of it, and the one random state that is not (dropout's) is saved. So a run
+that was interrupted, however roughly, goes on to the same weights.
 """
 
+import hashlib
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -20,10 +23,13 @@ from torch import nn
 from ..data.dataset import Dataset
 from ..data.loader import Augment, steps_per_epoch, training_batch
 from ..data.preprocess import Preprocess
-from ..data.sources import load_dataset
+from ..data.sources import absolute_source, load_dataset
+from ..errors import InterruptedRunError
 from ..evaluation.metrics import scores
 from ..evaluation.report import render_report
 from ..models import native
+from ..models.catalogue import spec
+from ..models.googlenet import GoogLeNet, resolve
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .environment import ENVIRONMENT, describe_environment, read_environment
@@ -35,16 +41,12 @@ from .task import Classification
 
 
 class Fitted(NamedTuple):
-    """A finished run: its folder, its final figures, its training time and speed."""
+    """A finished run: its folder, its final figures by split, its training time (validations included) and speed."""
 
     run: Path
     metrics: dict[str, dict[str, float]]
     seconds: float
     images_per_second: float
-
-
-class InterruptedRunError(RuntimeError):
-    """Training was asked to stop; everything is saved, and the message says how to go on."""
 
 
 def fit(
@@ -57,40 +59,43 @@ def fit(
 ) -> Fitted:
     """Train as `recipe` says and leave everything in the run folder `out`.
 
-    `resume` continues the run in `out` from its last saved state. `progress` is shown on standard error.
-    `command` is quoted in the report. Raises ValueError for a folder in use or data that does not fit,
-    NonFiniteLossError (a ValueError) when training diverges, InterruptedRunError after SIGINT or SIGTERM.
+    `resume` continues the run in `out` from its last saved state. `progress` is shown on standard error. `command` is
+    quoted in the report. Raises ValueError for a folder in use or data that does not fit, NonFiniteLossError (a
+    ValueError) when training diverges, InterruptedRunError after SIGINT or SIGTERM.
     """
+    # Everything that can be wrong is looked at before the run folder is made.
+    run, recipe = Path(out), _resolved(recipe)
+    _check_folder(run, recipe, resume)
     device = pick_device(recipe.device)
-    run = _open_run(Path(out), recipe, resume, command)
-    data = load_dataset(
-        recipe.data.source,
-        root=recipe.data.root,
-        validation=recipe.data.validation,
-        size=max(*recipe.size.sizes, recipe.test_size),
-        unreadable=recipe.data.unreadable,
-        limit=recipe.data.limit,
-        seed=recipe.seed,
-    )
-    train = data.train.to(device)
-    preprocess = _preprocess(recipe, data)
-    augment = Augment(recipe.augment.flip, recipe.augment.shift, recipe.augment.erase)
+    data = _load(recipe).to(device)
     started = time.perf_counter()
-
-    # The network, and what changes it.
     torch.manual_seed(recipe.seed)
     model = checkpoint.build_model(recipe, len(data.classes), data.channels).to(device)
-    native.enable(model)
+    _check_fit(recipe, model, data)
+    if not resume:
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(run / checkpoint.RECIPE, recipe.to_yaml())
+        checkpoint.write_atomically(run / ENVIRONMENT, json.dumps(describe_environment(command), indent=2) + "\n")
+
+    # What changes the weights. The native step is the same arithmetic, on CPUs only.
+    is_native = native.enable(model)
     task = Classification(recipe.loss)
+    preprocess = _preprocess(recipe, data)
+    augment = Augment(recipe.augment.flip, recipe.augment.shift, recipe.augment.erase)
     optimiser = build_optimiser(recipe.optimiser, model)
     average = moving_average(model, recipe.ema) if recipe.ema else None
+    kept = cast(GoogLeNet, average.module) if average else model  # the weights that are measured and delivered
 
-    # Where to start: the beginning, or the last saved state.
+    # Where to start: the beginning, or the last saved state. `step` counts the steps that are done.
     per_epoch = steps_per_epoch(len(data.train.labels), recipe.batch_size)
     total = recipe.epochs * per_epoch
-    step, seconds = 0, 0.0
+    validate_every = max(1, round(recipe.validate_every * per_epoch))
+    pictures = _digest(data)
+    step, seconds = 0, time.perf_counter() - started
     state = checkpoint.load_state(run) if resume else None
-    if state:
+    if state is not None:
+        if state["pictures"] != pictures:
+            raise ValueError(f"{recipe.data.source}: the pictures are not those that {run} was started with")
         step, seconds = state["step"], state["seconds"]
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -99,31 +104,27 @@ def fit(
         torch.set_rng_state(state["random"])
         torch.cuda.set_rng_state_all(state["random_cuda"])
 
-    def delivered() -> Any:
-        return average.module if average else model
-
-    def save_state(seconds: float) -> None:
+    def save(step: int, seconds: float, metrics: dict[str, dict[str, float]]) -> None:
+        """The state that `resume` goes on from, and the weights as they would be delivered now."""
         checkpoint.save_state(run, {
             "step": step,
             "seconds": seconds,
+            "pictures": pictures,
+            "native": is_native,
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
             "average": average.state_dict() if average else None,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all(),
         })  # fmt: skip
-
-    def save_weights(metrics: dict[str, dict[str, float]]) -> None:
-        done = Checkpoint(delivered(), preprocess, data.classes, recipe, metrics)
+        done = Checkpoint(kept, preprocess, data.classes, recipe, metrics)
         checkpoint.save_weights(run / checkpoint.WEIGHTS, done)
 
-    validate_every = max(1, round(recipe.validate_every * per_epoch))
-    with (
-        Record(run, step, total, per_epoch, seconds + time.perf_counter() - started, progress) as record,
-        _stop_signal() as stop,
-    ):
+    with Record(run, step, total, per_epoch, seconds, progress) as record, _stop_signal() as stop:
         for skipped in data.skipped:
             record.say(f"skipped: {skipped}")
+        if state is not None and state["native"] != is_native:
+            record.say("this machine takes the steps another way (a C compiler, or none): the last bits will differ")
         saved_at = time.perf_counter()
         model.train()
         while step < total:
@@ -132,7 +133,7 @@ def fit(
                 group["lr"] = rate
             size = image_size(recipe.size, step, total, recipe.seed)
             batch = training_batch(
-                train, preprocess, augment,
+                data.train, preprocess, augment,
                 step=step, batch_size=recipe.batch_size, size=size, seed=recipe.seed,
             )  # fmt: skip
 
@@ -149,15 +150,16 @@ def fit(
             step += 1
             record.step(step, loss, correct, len(batch.labels), learning_rate=rate, size=size)
 
-            if data.validation and (step % validate_every == 0 and step < total):
+            if data.validation and step % validate_every == 0 and step < total:
                 record.flush(step)
-                record.scores("validation", step, scores(task.score(delivered(), data.validation, preprocess)))
-            if stop.is_set() or time.perf_counter() - saved_at > 60 * recipe.checkpoint_minutes:
-                record.flush(step)
-                save_state(record.seconds)
-                save_weights({})
+                record.scores("validation", step, scores(task.score(kept, data.validation, preprocess)))
+            due = time.perf_counter() - saved_at > 60 * recipe.checkpoint_minutes
+            if step < total and (due or stop.is_set()):
+                record.flush(step)  # refuses to save weights whose loss was not finite
+                save(step, record.seconds, {})
+                record.leave_out_pause()
                 saved_at = time.perf_counter()
-            if stop.is_set() and step < total:
+            if step < total and stop.is_set():
                 raise InterruptedRunError(
                     f"stopped at step {step} of {total}, everything is saved; "
                     f"go on with googlenet train --resume {run}"
@@ -165,35 +167,79 @@ def fit(
         seconds = record.seconds
 
         # The final figures: the test set is read here, once, and nothing is chosen by it.
-        save_state(seconds)
-        answers = {
-            name: task.score(delivered(), split, preprocess)
-            for name, split in (("validation", data.validation), ("test", data.test))
-            if split
-        }
+        held_out = {"validation": data.validation, "test": data.test}
+        answers = {name: task.score(kept, split, preprocess) for name, split in held_out.items() if split}
         metrics = {name: scores(outputs) for name, outputs in answers.items()}
         for name, figures in metrics.items():
             record.scores(name, step, figures)
-        save_weights(metrics)
+        save(step, seconds, metrics)
 
-    shown, outputs = (data.test, answers["test"]) if data.test else (data.validation, answers.get("validation"))
+    shown = "test" if data.test else "validation"
     page = render_report(
-        run.name, recipe.to_yaml(), read_metrics(run), data.classes, shown, outputs, read_environment(run)
-    )
+        run.name, recipe.to_yaml(), read_metrics(run), data.classes,
+        held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
+    )  # fmt: skip
     checkpoint.write_atomically(run / "report.html", page)
-    return Fitted(run, metrics, seconds, recipe.epochs * len(data.train.labels) / seconds)
+    images = recipe.epochs * min(len(data.train.labels), per_epoch * recipe.batch_size)
+    return Fitted(run, metrics, seconds, images / seconds)
 
 
 def pick_device(name: str) -> torch.device:
     """The device that `name` says; ``auto`` takes CUDA, then MPS, then the CPU. ValueError where it is absent."""
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = [kind for kind, there in have.items() if there]
     if name == "auto":
-        return torch.device(next(kind for kind, there in have.items() if there))
-    if not have.get(name.partition(":")[0], False):
-        raise ValueError(
-            f"device {name!r} is not on this machine; it has {', '.join(k for k, v in have.items() if v)}"
-        )
+        return torch.device(present[0])
+    if name.partition(":")[0] not in present:
+        raise ValueError(f"device {name!r} is not on this machine; it has {', '.join(present)}")
     return torch.device(name)
+
+
+def _resolved(recipe: Recipe) -> Recipe:
+    """`recipe` with every value that was left to the model or to the working directory filled in."""
+    spec(recipe.model.name)  # refuses an unknown name
+    design = resolve(recipe.model.name, recipe.model.init, recipe.model.dropout, recipe.model.pools)
+    return replace(
+        recipe,
+        model=replace(recipe.model, init=design.init, dropout=design.dropout, pools=design.pools),
+        data=replace(recipe.data, source=absolute_source(recipe.data.source, recipe.data.root)),
+        size=replace(recipe.size, test=recipe.test_size),
+    )
+
+
+def _check_folder(run: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse a folder that is in use, or, to resume, one that holds no run or another recipe's."""
+    if resume:
+        if checkpoint.load_recipe(run) != recipe:
+            raise ValueError(f"{run}: was started with another recipe")
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ValueError(f"{run}: exists already; name another folder, or continue it with --resume {run}")
+
+
+def _load(recipe: Recipe) -> Dataset:
+    return load_dataset(
+        recipe.data.source,
+        root=recipe.data.root,
+        validation=recipe.data.validation,
+        size=recipe.stored_size,
+        fit=recipe.data.fit,
+        unreadable=recipe.data.unreadable,
+        limit=recipe.data.limit,
+        seed=recipe.seed,
+    )
+
+
+def _check_fit(recipe: Recipe, model: GoogLeNet, data: Dataset) -> None:
+    """Refuse sizes under the network's minimum, and batches too small for its normalisation."""
+    smallest = min(*recipe.size.sizes, recipe.test_size)
+    if smallest < model.min_size:
+        hint = ", or model.pools padded" if recipe.model.pools == "ceil" else ""
+        raise ValueError(
+            f"size {smallest} is too small: {recipe.model.name} needs at least {model.min_size} pixels{hint}"
+        )
+    normalises = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if normalises and min(recipe.batch_size, len(data.train.labels)) < 2:
+        raise ValueError(f"{recipe.model.name} normalises over the batch: it needs 2 pictures a step at least")
 
 
 def _preprocess(recipe: Recipe, data: Dataset) -> Preprocess:
@@ -203,18 +249,10 @@ def _preprocess(recipe: Recipe, data: Dataset) -> Preprocess:
     return Preprocess(recipe.test_size, data.channels, mean, std, fit=recipe.data.fit)
 
 
-def _open_run(run: Path, recipe: Recipe, resume: bool, command: str | None) -> Path:
-    """Make the run folder, or check that it can be continued."""
-    if resume:
-        if checkpoint.load_recipe(run) != recipe:
-            raise ValueError(f"{run}: was started with another recipe")
-        return run
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise ValueError(f"{run}: exists already; name another folder, or continue it with --resume {run}")
-    run.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(run / checkpoint.RECIPE, recipe.to_yaml())
-    checkpoint.write_atomically(run / ENVIRONMENT, json.dumps(describe_environment(command), indent=2) + "\n")
-    return run
+def _digest(data: Dataset) -> str:
+    """Tells one set of training pictures from another, by names, labels and pixels' mean."""
+    about = json.dumps([data.classes, list(data.train.names), data.train.labels.tolist(), data.mean, data.std])
+    return hashlib.sha256(about.encode()).hexdigest()
 
 
 @contextmanager
@@ -236,6 +274,7 @@ def _stop_signal() -> Iterator[threading.Event]:
     def on_signal(*_: Any) -> None:
         stop.set()
         restore()
+        print("finishing this step, then saving (once more: stop at once)", file=sys.stderr, flush=True)
 
     for kind in before:
         signal.signal(kind, on_signal)

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from .recipe import Optimiser
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
@@ -49,5 +51,17 @@ def scale_to_weights(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of `model` whose weights and statistics follow it as an exponential moving average."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    """A copy of `model` whose weights and statistics follow it as an exponential moving average.
+
+    The decay rises to `decay` as (1 + n) / (10 + n) over the updates n, so that the first weights are soon forgotten.
+    """
+
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, current)
+            return
+        seen = torch.as_tensor(count).to(averaged[0])
+        part = 1 - torch.clamp((1 + seen) / (10 + seen), max=decay)
+        torch._foreach_lerp_(averaged, current, [part] * len(averaged))
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

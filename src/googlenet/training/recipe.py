@@ -1,19 +1,13 @@
-"""A recipe: every choice of a training run, as frozen values read from YAML and overridden by flags."""
+"""A recipe: every choice of a training run, as frozen values. How they are read from YAML: `recipe_file`."""
 
-import json
-import os
-import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from ..data.augment import Flip
 from ..data.dataset import Unreadable
 from ..data.preprocess import Fit
-from ..models.catalogue import nearest
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ class Schedule:
         warmup: the part of the run, in [0, 1), over which the rate rises linearly from zero.
         decay: step and exponential: the factor at each decay.
         every: step and exponential: epochs from one decay to the next.
-        floor: cosine and one_cycle: the factor at the end.
+        floor: cosine and one_cycle: the factor that the last step comes down to, all but its own share.
     """
 
     name: Literal["constant", "step", "exponential", "cosine", "one_cycle"] = "constant"
@@ -197,10 +191,17 @@ class Recipe:
             ("optimiser.momentum must be in [0, 1)", 0 <= self.optimiser.momentum < 1),
             ("optimiser.nesterov needs a momentum", not self.optimiser.nesterov or self.optimiser.momentum > 0),
             ("optimiser.weight_decay must be 0 or more", self.optimiser.weight_decay >= 0),
+            ("optimiser.alpha must be in [0, 1)", 0 <= self.optimiser.alpha < 1),
+            ("optimiser.eps must be above 0", self.optimiser.eps > 0),
             ("optimiser.clip must be above 0", self.optimiser.clip is None or self.optimiser.clip > 0),
             ("schedule.warmup must be in [0, 1)", 0 <= self.schedule.warmup < 1),
+            ("schedule.decay must be in (0, 1]", 0 < self.schedule.decay <= 1),
+            ("schedule.floor must be in [0, 1]", 0 <= self.schedule.floor <= 1),
             ("schedule.every must be above 0", self.schedule.every > 0),
             ("loss.label_smoothing must be in [0, 1)", 0 <= self.loss.label_smoothing < 1),
+            ("loss.aux_weight must be 0 or more", self.loss.aux_weight >= 0),
+            ("seed must be in 0..2147483647", 0 <= self.seed < 2**31),
+            ("checkpoint_minutes must be above 0", self.checkpoint_minutes > 0),
             ("ema must be in (0, 1)", self.ema is None or 0 < self.ema < 1),
             ("validate_every must be above 0", self.validate_every > 0),
             ("augment.shift and augment.erase must be 0 or more", min(self.augment.shift, self.augment.erase) >= 0),
@@ -213,120 +214,14 @@ class Recipe:
         """The size to validate, test and predict at."""
         return self.size.test or self.size.sizes[-1]
 
+    @property
+    def stored_size(self) -> int:
+        """The size at which a folder's pictures are kept in memory: the largest that is asked for."""
+        return max(*self.size.sizes, self.test_size)
+
     def to_yaml(self) -> str:
         """Every value, as YAML that `read_recipe` reads back to an equal recipe."""
         values = asdict(self)
         if isinstance(self.size.train, tuple):
             values["size"]["train"] = list(self.size.train)
         return yaml.safe_dump(values, sort_keys=False)
-
-
-def recipe_folder() -> Path:
-    """Where the shipped recipes lie: in the installed package, or beside ``src`` in a checkout."""
-    installed = Path(__file__).parents[1] / "recipes"
-    return installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
-
-
-def list_recipes() -> list[str]:
-    """The names of the shipped recipes."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a shipped recipe, or `name` itself where it is a path; ValueError for neither."""
-    shipped = recipe_folder() / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    if Path(name).is_file():
-        return Path(name)
-    if os.sep in name or name.endswith((".yaml", ".yml")):
-        raise ValueError(f"{name}: no such recipe file")
-    raise ValueError(
-        f"no recipe is called {name!r}{nearest(name, list_recipes())}; there are {', '.join(list_recipes())}"
-    )
-
-
-def read_recipe(name: str, flags: list[str] | None = None) -> Recipe:
-    """The recipe `name` (shipped, or a YAML file) with ``--key.sub value`` flags applied.
-
-    Raises ValueError, with the nearest names, for a key that no recipe has, and for a value of the wrong
-    type or range.
-    """
-    path = find_recipe(name)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of keys to values")
-    try:
-        return recipe_from_dict(values, flags)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def recipe_from_dict(values: dict[str, Any], flags: list[str] | None = None) -> Recipe:
-    """A recipe of nested plain values, checked key by key and type by type; ValueError says what is wrong."""
-    flags = flags or []
-    for key in [
-        *_flat(values),
-        *(f.removeprefix("--").partition("=")[0] for f in flags if f.startswith("--")),
-    ]:
-        if key in _groups():
-            raise ValueError(f"{key} is a group of keys ({key}.{fields(_groups()[key])[0].name}, ...), not a value")
-        if key not in _keys():
-            raise ValueError(f"no recipe has the key {key!r}{nearest(key, _keys())}")
-    # The file's values go first, as flags too, so that both are checked alike and the flags prevail.
-    given = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _flat(values).items()
-    ]
-    chosen = recipe_parser().parse_args([*given, *flags])
-    groups = _groups()
-    return Recipe(**{
-        f.name: groups[f.name](**vars(chosen[f.name])) if f.name in groups else chosen[f.name]
-        for f in fields(Recipe)
-    })  # fmt: skip
-
-
-class _OneLineParser(ArgumentParser):
-    """Raises what it finds instead of printing usage and leaving the process."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-        # A value that may be unset is tried as null too; what it should have been stands in the first attempt.
-        wanted = [line for line in lines if line.startswith("Expected")][:1]
-        plain = " ".join([lines[0], *wanted])
-        for pattern, words in (
-            (r'Parser key "(.*?)":', r"\1:"),
-            (r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1"),
-            (r"Expected an? <class '(\w+)'>", r"expected \1"),
-            (r"Got value: ", "got "),
-        ):
-            plain = re.sub(pattern, words, plain)
-        raise ValueError(plain)
-
-
-def recipe_parser() -> ArgumentParser:
-    """The typed parser: one flag per value of `Recipe`, its help taken from the docstrings."""
-    parser = _OneLineParser(prog="googlenet train RECIPE", add_help=False)
-    parser.add_class_arguments(Recipe, as_positional=False)
-    return parser
-
-
-def _groups() -> dict[str, Any]:
-    """The keys whose values are groups of keys, with the class of each."""
-    return {f.name: f.default_factory for f in fields(Recipe) if is_dataclass(f.default_factory)}
-
-
-def _keys() -> list[str]:
-    groups = _groups()
-    single = [f.name for f in fields(Recipe) if f.name not in groups]
-    return single + [f"{name}.{f.name}" for name, group in groups.items() for f in fields(group)]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat

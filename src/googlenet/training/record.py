@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..errors import NonFiniteLossError
 from .checkpoint import write_atomically
 
 METRICS = "metrics.jsonl"
@@ -20,12 +21,10 @@ METRICS = "metrics.jsonl"
 # Steps between two readings of the losses: each reading waits for the device.
 EVERY = 20
 
+REMEDY = "train anew with a lower optimiser.lr, a longer schedule.warmup or an optimiser.clip"
+
 # Without a terminal, seconds between two lines of progress.
 QUIET_SECONDS = 30.0
-
-
-class NonFiniteLossError(ValueError):
-    """Training diverged; the message names the first step whose loss is not a number."""
 
 
 class Record:
@@ -83,17 +82,14 @@ class Record:
             self.flush(step)
 
     def flush(self, step: int) -> None:
-        """Write what was collected; raises NonFiniteLossError if one of the losses is no finite number."""
+        """Write what was collected up to `step`; raises NonFiniteLossError if a loss is no finite number."""
         if not self._losses:
             return
         losses = torch.stack(self._losses).float().cpu()
         broken = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(broken):
             first = step - len(losses) + 1 + int(broken[0])
-            raise NonFiniteLossError(
-                f"the loss became {losses[broken[0]].item()} at step {first}; lower optimiser.lr, lengthen "
-                "schedule.warmup or set optimiser.clip (the last saved state is from before)"
-            )
+            raise NonFiniteLossError(f"the loss became {losses[broken[0]].item()} at step {first}; {REMEDY}")
         accuracy = torch.stack(self._correct).sum().item() / self._images
         seconds = self.seconds
         speed = self._images / max(seconds - self._last_seconds, 1e-9)
@@ -108,21 +104,28 @@ class Record:
         self._last_step, self._last_seconds = step, seconds
 
     def scores(self, split: str, step: int, figures: dict[str, float]) -> None:
-        """Write the figures of an evaluation on `split`."""
+        """Write the figures of an evaluation on `split`; NonFiniteLossError if its loss is no finite number."""
+        if not math.isfinite(figures["loss"]):
+            raise NonFiniteLossError(f"the {split} loss is {figures['loss']} after step {step}; {REMEDY}")
         self._write(split, step, **figures)
+        self.leave_out_pause()
         self.say(f"{split} after step {step}: top-1 {figures['top1']:.4f}, loss {figures['loss']:.4f}")
+
+    def leave_out_pause(self) -> None:
+        """The time since the last reading was not for training steps: keep it out of the speed."""
+        self._last_seconds = self.seconds
 
     def say(self, line: str) -> None:
         """One line for a person, on standard error."""
         if self._show:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
             self._said = time.perf_counter()
 
     def _write(self, split: str, step: int, **figures: float) -> None:
         entry = {"split": split, "step": step, "epoch": round(step / self.per_epoch, 4), **figures}
         entry["seconds"] = round(self.seconds, 3)
         with (self.run / METRICS).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
         for name, value in figures.items():
             if math.isfinite(value):
                 self._board.add_scalar(f"{name}/{split}", value, step)

@@ -3,6 +3,7 @@
 `enable` switches a model over; its parts then call the functions here where `usable` says so.
 """
 
+from .build import kernels
 from .step import LANES, conv_unit, enable, inception, max_pool, usable
 
-__all__ = ["LANES", "conv_unit", "enable", "inception", "max_pool", "usable"]
+__all__ = ["LANES", "conv_unit", "enable", "inception", "kernels", "max_pool", "usable"]

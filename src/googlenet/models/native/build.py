@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -24,11 +25,13 @@ def kernels() -> ctypes.CDLL | None:
 
     Takes about a second the first time on a machine. ``GOOGLENET_NATIVE=0`` in the environment turns it off.
     """
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None or os.environ.get("GOOGLENET_NATIVE") == "0":
+    compiler = (
+        shlex.split(os.environ.get("CC", "")) or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
+    )
+    if not compiler or os.environ.get("GOOGLENET_NATIVE") == "0":
         return None
     # A home folder may be shared by machines with other processors.
-    about = "\n".join((SOURCE.read_text(), compiler, *FLAGS, _processor()))
+    about = "\n".join((SOURCE.read_text(), *compiler, *FLAGS, _processor()))
     library = cache_folder() / f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
     try:
         if not library.exists():
@@ -38,11 +41,11 @@ def kernels() -> ctypes.CDLL | None:
         return None
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _compile(compiler: list[str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         partial = Path(scratch) / library.name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(partial), "-lm"]
+        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(partial), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         partial.replace(library)
 

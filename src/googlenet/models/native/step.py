@@ -37,12 +37,15 @@ from .passes import (
 # The kernels pool so many channels at once.
 LANES = 16
 
+# CHANNELS in kernels.c: room for one number per channel.
+MOST_CHANNELS = 2048
+
 
 def enable(model: nn.Module) -> bool:
     """Let the parts of `model` that know how train natively; answers whether this machine can.
 
     Puts the weights into channels-last order, and asks the C library to keep freed memory: fetching its pages anew
-    costs a third of a step.
+    costs a third of a step. Evaluation and everything that is not float32 on the CPU runs as before.
     """
     if kernels() is None:
         return False
@@ -60,6 +63,7 @@ def usable(x: Tensor, lanes: int = 1) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.shape[1] % lanes == 0
+        and x.shape[1] <= MOST_CHANNELS
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
