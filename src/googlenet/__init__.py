@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from .training.recipe_file import read_recipe
 
 _HOME = {
-    "create": "models.catalogue",
-    "list_models": "models.catalogue",
+    **dict.fromkeys(("create", "list_models"), "models.catalogue"),
+    **dict.fromkeys(("Checkpoint", "load"), "training.checkpoint"),
     "Logits": "models.layers",
     "Preprocess": "data.preprocess",
     "Recipe": "training.recipe",
     "read_recipe": "training.recipe_file",
     "fit": "training.loop",
-    "Checkpoint": "training.checkpoint",
-    "load": "training.checkpoint",
 }
 
 __all__ = ["Checkpoint", "Logits", "Preprocess", "Recipe", "create", "fit", "list_models", "load", "read_recipe"]

