@@ -75,7 +75,7 @@ def render_report(
     which = next((e["split"] for e in reversed(entries) if e["split"] != "train"), "none")
     seconds = max((e["seconds"] for e in entries if e["split"] == "train"), default=0.0)
     tiles = [(_duration(seconds), "of training")]
-    sections = [("Training", "", _curves(entries))]
+    sections = [("Training", "The training loss includes label smoothing and auxiliary losses.", _curves(entries))]
     if outputs is not None:
         final = scores(outputs)
         tiles = [
