@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: help setup demo test lint bench clean
 
 help:
-	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 10 minutes on 2 cores)"
-	@echo "make test   set up, lint and run every test (about 10 minutes on 2 cores)"
+	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 4 minutes on 2 cores)"
+	@echo "make test   set up, lint and run every test (about 5 minutes on 2 cores)"
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  our training step against the textbook's, at five sizes (about 6 minutes on 2 cores)"
