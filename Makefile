@@ -25,13 +25,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# A browser for the tests that look at pages: the system's, or Debian's where we may install it.
-.PHONY: browser
-browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+# A browser for the tests that look at pages, and a C compiler for the native step: the system's, or Debian's where we
+# may install them. Without them the tests that need them are skipped, and say so.
+.PHONY: tools
+tools:
+	@missing=; \
+	{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || missing="chromium"; \
+	{ command -v cc || command -v gcc || command -v clang; } >/dev/null || missing="$$missing gcc libc6-dev"; \
+	[ -z "$$missing" ] \
 		|| { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
-			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } \
-		|| echo "no Chromium here and no way to install it: the tests that need one are skipped" >&2
+			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $$missing >/dev/null; } \
+		|| echo "not here, and no way to install: $$missing; the tests that need them are skipped" >&2
 
 demo: setup
 	$(BIN)/googlenet fetch fashion-mnist
@@ -45,7 +49,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint browser
+test: lint tools
 	$(BIN)/googlenet fetch fashion-mnist
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope
 

@@ -21,6 +21,10 @@ from ..models.googlenet import GoogLeNet
 from .recipe import Recipe
 from .recipe_file import read_recipe, recipe_from_dict
 
+# What `fit` saves, and asks for when it goes on.
+STATE_KEYS = frozenset(
+    ("step", "seconds", "pictures", "native", "model", "optimiser", "average", "random", "random_cuda")
+)
 ANEW = "remove it to start the run anew"
 
 WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
@@ -149,7 +153,7 @@ def load_state(run: Path) -> dict[str, Any] | None:
         code = isinstance(error, pickle.UnpicklingError)
         reason = "it holds more than tensors and numbers" if code else str(error).splitlines()[0]
         raise ValueError(f"{path}: damaged, or not a state of ours ({reason}); {ANEW}") from None
-    if not isinstance(state, dict) or "step" not in state:
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
         raise ValueError(f"{path}: not a state of ours; {ANEW}")
     return state
 
