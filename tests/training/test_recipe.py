@@ -49,6 +49,8 @@ def test_flags_replace_values(tmp_path: Path) -> None:
         (["--optimiser.lr", "-1"], "above 0"),
         (["--size.train", "[24,28]"], "progressive or random"),
         (["--size.train", "[]"], "size.train"),
+        (["--size.train", "28,32"], r"a whole number or a list such as \[28,32\], not 28,32"),
+        (["--ema", "much"], "ema takes a number or null, not much"),
         (["--loss.label_smoothing", "1"], "label_smoothing"),
         (["--optimiser.nesterov", "true"], "momentum"),
         (["stray"], "stray"),

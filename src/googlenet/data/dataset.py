@@ -70,7 +70,10 @@ def held_out(count: int, validation: float) -> int:
     """How many of `count` pictures to hold out; ValueError unless at least one is left to train on."""
     held = round(count * validation) if validation < 1 else int(validation)
     if validation < 0 or held >= count:
-        raise ValueError(f"validation must leave pictures to train on: {validation} of {count} was asked for")
+        raise ValueError(
+            f"validation must leave pictures to train on: {validation:g} of {count} was asked for; "
+            "a fraction such as 0.2 suits any number"
+        )
     return held
 
 

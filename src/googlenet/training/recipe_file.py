@@ -81,22 +81,29 @@ def recipe_from_dict(values: dict[str, Any], flags: list[str] | None = None) -> 
     })  # fmt: skip
 
 
+# The parser's words for types, in a reader's.
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list such as [28,32]",
+    "NoneType": "null",
+}
+
+
 class _OneLineParser(ArgumentParser):
     """Raises what it finds instead of printing usage and leaving the process."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-        # A value that may be unset is tried as null too; what it should have been stands in the first attempt.
-        wanted = [line for line in lines if line.startswith("Expected")][:1]
-        plain = " ".join([lines[0], *wanted])
-        for pattern, words in (
-            (r'Parser key "(.*?)":', r"\1:"),
-            (r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1"),
-            (r"Expected an? <class '(\w+)'>", r"expected \1"),
-            (r"Got value: ", "got "),
-        ):
-            plain = re.sub(pattern, words, plain)
-        raise ValueError(plain)
+        key = re.match(r'Parser key "(.*?)":', message)
+        wanted = re.findall(r"Expected an? (?:typing\.Literal\[(.*?)\]|<class '(\w+)'>)", message)
+        given = re.search(r"(?:Got|Given) value: (.*)", message)
+        if key is None or not wanted:
+            raise ValueError(" ".join(message.split()))
+        kinds = [f"one of {literal}" if literal else KINDS.get(kind, kind) for literal, kind in wanted]
+        got = f", not {given[1]}" if given else ""
+        raise ValueError(f"{key[1]} takes {' or '.join(dict.fromkeys(kinds))}{got}")
 
 
 def recipe_parser() -> ArgumentParser:
