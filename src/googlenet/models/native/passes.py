@@ -1,7 +1,8 @@
 """The passes that a training step is made of, forward and back, on maps seen as matrices.
 
-A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c columns. Functions of the kind
-``x_backward`` take the gradient of what ``x`` returned.
+A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c columns, of float32 or bfloat16; the
+weights that a map meets are of its type, and every number per column (statistics, biases, their gradients) is float32.
+Functions of the kind ``x_backward`` take the gradient of what ``x`` returned.
 """
 
 import ctypes
@@ -33,11 +34,14 @@ def as_map(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.view(n, h, w, -1).permute(0, 3, 1, 2)
 
 
-def _call(kernel: str, *arguments: Tensor | int) -> None:
-    """Call a kernel; a matrix is handed over as its first element's address, whichever columns it is a view of."""
+def _call(kernel: str, dtype: torch.dtype, *arguments: Tensor | int) -> None:
+    """Call the kernel for maps of `dtype`.
+
+    A matrix is handed over as its first element's address, whichever columns it is a view of.
+    """
     library = kernels()
     assert library is not None
-    getattr(library, kernel)(
+    getattr(library, f"{kernel}_{str(dtype).removeprefix('torch.')}")(
         *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_long(a) for a in arguments)
     )
 
@@ -133,8 +137,8 @@ def normalise(pre: Tensor, norms: list[Any], gain: Tensor | None, bias: Tensor) 
     """The batch's statistics of `pre`, folded with gain and bias; moves the running ones. None without norms."""
     if gain is None:
         return None
-    mean, variance = pre.new_empty(2, pre.shape[1])
-    _call("column_statistics", *pre.shape, *_columns(pre), mean, variance)
+    mean, variance = torch.empty(2, pre.shape[1])
+    _call("column_statistics", pre.dtype, *pre.shape, *_columns(pre), mean, variance)
     inverse = torch.rsqrt(variance + norms[0].eps)
     scale = gain * inverse
     unbiased = variance * (len(pre) / max(len(pre) - 1, 1))
@@ -153,10 +157,12 @@ def activate(pre: Tensor, found: Statistics | None, *outputs: Tensor) -> None:
         part = slice(column, column + out.shape[1])
         column = part.stop
         if found is None:
-            _call("relu_forward", *out.shape, *_columns(pre[:, part]), *_columns(out))
+            _call("relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), *_columns(out))
         else:
             scale, shift = found.scale[part], found.shift[part]
-            _call("scale_relu_forward", *out.shape, *_columns(pre[:, part]), scale, shift, *_columns(out))
+            _call(
+                "scale_relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), scale, shift, *_columns(out)
+            )
 
 
 def activate_backward(
@@ -165,24 +171,20 @@ def activate_backward(
     """Gradients of `activate`'s outputs -> those of `pre`, the bias and the gain."""
     columns = sum(out.shape[1] for out in outputs)
     into = outputs[0].new_empty(len(outputs[0]), columns)
-    bias_grad = into.new_empty(columns)
-    gain_grad = None if found is None else into.new_empty(columns)
+    bias_grad = torch.empty(columns)
+    gain_grad = None if found is None else torch.empty(columns)
     column = 0
     for grad, out in zip(grads, outputs, strict=True):
         part = slice(column, column + out.shape[1])
         column = part.stop
         if found is None or pre is None or gain_grad is None:
             _call(
-                "relu_backward",
-                *out.shape,
-                *_columns(grad),
-                *_columns(out),
-                *_columns(into[:, part]),
-                bias_grad[part],
-            )
+                "relu_backward", out.dtype, *out.shape,
+                *_columns(grad), *_columns(out), *_columns(into[:, part]), bias_grad[part],
+            )  # fmt: skip
         else:
             _call(
-                "norm_relu_backward", *out.shape, *_columns(grad), *_columns(pre[:, part]),
+                "norm_relu_backward", out.dtype, *out.shape, *_columns(grad), *_columns(pre[:, part]),
                 *(values[part] for values in found), *_columns(into[:, part]), gain_grad[part], bias_grad[part],
             )  # fmt: skip
     return into, bias_grad, gain_grad
@@ -218,7 +220,7 @@ def pool(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     out = x.new_empty(n * window.height * window.width, c)
     choice = torch.empty_like(out, dtype=torch.int8)
-    _call("pool_forward", n, h, w, c, *window, x, out, choice)
+    _call("pool_forward", x.dtype, n, h, w, c, *window, x, out, choice)
     return out, choice
 
 
@@ -226,5 +228,5 @@ def pool_backward(grad: Tensor, choice: Tensor, window: Window, shape: torch.Siz
     """Gradient matrix of the maxima -> that of the map, added `onto` a matrix where one is given."""
     n, c, h, w = shape
     into = grad.new_empty(n * h * w, c) if onto is None else onto
-    _call("pool_backward", n, h, w, c, *window, int(onto is not None), grad.contiguous(), choice, into)
+    _call("pool_backward", into.dtype, n, h, w, c, *window, int(onto is not None), grad.contiguous(), choice, into)
     return into

@@ -8,7 +8,8 @@ A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c 
   product of 4c by 4c): on such maps most taps fall on the padding;
 - max pooling remembers in a byte which pixel won.
 
-Only training on the CPU in float32 comes here; everything else runs as the modules say.
+Only training on the CPU comes here, in float32 or, under ``torch.autocast("cpu", torch.bfloat16)``, with maps in bfloat16
+(weights and their gradients, statistics and sums stay float32); everything else runs as the modules say.
 """
 
 import ctypes
@@ -58,16 +59,21 @@ def enable(model: nn.Module) -> bool:
 
 
 def usable(x: Tensor, lanes: int = 1) -> bool:
-    """Whether this map is one for the native step: float32 on the CPU, gradients wanted, channels by `lanes`."""
+    """Whether this map is one for the native step: on the CPU, gradients wanted, channels by `lanes`."""
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in (torch.float32, map_dtype())
+        and map_dtype() in (torch.float32, torch.bfloat16)
         and x.shape[1] % lanes == 0
         and x.shape[1] <= MOST_CHANNELS
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+def map_dtype() -> torch.dtype:
+    """The type that maps are computed in: autocast's where it is on."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _keep_freed_memory() -> None:
@@ -105,8 +111,9 @@ class _ConvUnit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, stride: int, norms: list[Any], weight: Tensor, bias: Tensor, gain: Tensor | None
     ) -> Tensor:
-        x = channels_last(x)
-        pre = convolve(x, weight, bias if gain is None else None, stride)
+        dtype = map_dtype()
+        x, weight = channels_last(x.to(dtype)), weight.to(dtype)
+        pre = convolve(x, weight, bias.to(dtype) if gain is None else None, stride)
         found = normalise(pre, norms, gain, bias)
         out = torch.empty_like(pre)
         activate(pre, found, out)
@@ -121,7 +128,7 @@ class _ConvUnit(torch.autograd.Function):
         pre, found = (rest[0], Statistics(*rest[1:])) if rest else (None, None)
         matrix, bias, gain = activate_backward([as_matrix(channels_last(grad))], pre, found, [out])
         into, dweight = convolve_backward(matrix, x, weight, ctx.stride, ctx.needs_input_grad[0])
-        return (None if into is None else as_map(into, x)), None, None, dweight, bias, gain
+        return (None if into is None else as_map(into, x)), None, None, dweight.float(), bias, gain
 
 
 class _Inception(torch.autograd.Function):
@@ -129,8 +136,10 @@ class _Inception(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Any, norms: list[list[Any]], *parameters: Tensor | None) -> Tensor:
-        x = channels_last(x)
+        dtype = map_dtype()
+        x = channels_last(x.to(dtype))
         units = [Unit(*parameters[i : i + 3]) for i in range(0, 12, 3)]  # type: ignore[arg-type]
+        weights = [unit.weight.to(dtype) for unit in units]
         row, rows = block.row, x.shape[0] * x.shape[2] * x.shape[3]
         out = x.new_empty(rows, row.out)
         one, three, five, proj = torch.split(out, [row.conv1x1, row.conv3x3, row.conv5x5, row.pool_proj], dim=1)
@@ -138,19 +147,20 @@ class _Inception(torch.autograd.Function):
         window = pool_window(block.pool, x)
         pooled, choice = pool(x, window)
         saved: list[Tensor] = []
-        for unit, norm, source, outputs in zip(
+        for unit, weight, norm, source, outputs in zip(
             units,
+            weights,
             norms,
             (x, as_map(inner3, x), as_map(inner5, x), as_map(pooled, x)),
             ((one, inner3, inner5), (three,), (five,), (proj,)),
             strict=True,
         ):
-            pre = convolve(source, unit.weight, unit.bias if unit.gain is None else None)
+            pre = convolve(source, weight, unit.bias.to(dtype) if unit.gain is None else None)
             found = normalise(pre, norm, unit.gain, unit.bias)
             activate(pre, found, *outputs)
             if found is not None:
                 saved += [pre, *found]
-        ctx.save_for_backward(x, inner3, inner5, pooled, choice, out, *(unit.weight for unit in units), *saved)
+        ctx.save_for_backward(x, inner3, inner5, pooled, choice, out, *weights, *saved)
         ctx.row, ctx.window = row, window
         return as_map(out, x)
 
@@ -168,7 +178,7 @@ class _Inception(torch.autograd.Function):
             pre, found = (mine[0], Statistics(*mine[1:])) if mine else (None, None)
             matrix, bias, gain = activate_backward(grads, pre, found, outputs)
             into, weight = convolve_backward(matrix, source, weights[number])
-            return into, weight, bias, gain
+            return into, weight.float(), bias, gain
 
         into3, *three = back(1, as_map(inner3, x), [grads[1]], [outs[1]])
         into5, *five = back(2, as_map(inner5, x), [grads[2]], [outs[2]])
