@@ -146,8 +146,9 @@ def test_logits_always(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pools", ["ceil", "padded"])
-def test_minimum_size_is_the_least_that_works(name: str, pools: str) -> None:
-    model = googlenet.create(name, 3, pools=pools).eval()
+@pytest.mark.parametrize("stem_stride", [4, 2, 1])
+def test_minimum_size_is_the_least_that_works(name: str, pools: str, stem_stride: int) -> None:
+    model = googlenet.create(name, 3, pools=pools, stem_stride=stem_stride).eval()
     least = model.min_size
     assert model(torch.randn(1, 3, least, least + 2)).shape == (1, 3)
     with pytest.raises(ValueError, match=f"at least {least}x{least}"):
@@ -156,6 +157,18 @@ def test_minimum_size_is_the_least_that_works(name: str, pools: str) -> None:
         model.min_size = 0
         with pytest.raises(RuntimeError):
             model(torch.randn(1, 3, least - 1, least - 1))
+
+
+@pytest.mark.parametrize("stem_stride", [4, 2, 1])
+def test_a_finer_stem_gives_finer_maps_from_the_same_weights(stem_stride: int) -> None:
+    """As "Rethinking the Inception Architecture", section 8: the same cost for a smaller picture."""
+    model = googlenet.create("googlenet_d2l", 10, 1, stem_stride=stem_stride).eval()
+    model.load_state_dict(googlenet.create("googlenet_d2l", 10, 1, seed=5).state_dict())
+    maps = model.features(torch.randn(2, 1, 24 * stem_stride, 24 * stem_stride))
+    assert [tuple(maps[stage.name].shape[1:]) for stage in model.feature_info][1:] == [
+        (192, 24, 24), (480, 12, 12), (832, 6, 6), (1024, 3, 3)
+    ]  # fmt: skip
+    assert [stage.stride for stage in model.feature_info][1:] == [stem_stride * n for n in (1, 2, 4, 8)]
 
 
 @settings(max_examples=12)

@@ -59,7 +59,7 @@ def create(
 
     `aux` adds the auxiliary classifiers. `variant` replaces single choices of the design: ``init``
     (``xavier``, ``truncated_normal``, ``kaiming``), ``dropout`` in [0, 1), ``pools`` (``ceil``, ``padded``),
-    ``seed`` of the initial weights.
+    ``stem_stride`` (4; 2 or 1 for small pictures), ``seed`` of the initial weights.
 
     Raises ValueError for an unknown name or an impossible number, TypeError for an unknown variant.
 

@@ -48,7 +48,8 @@ TABLE_1: dict[str, InceptionRow] = {
     "inception_5b": InceptionRow(384, 192, 384, 48, 128, 128),
 }
 
-# The deepest map at each stride: what `features` returns, under the name of the layer that makes it.
+# The deepest map at each stride: what `features` returns, under the name of the layer that makes it. The strides are
+# those of the paper's stem; a finer stem divides them.
 FEATURES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -64,16 +65,23 @@ FEATURES: dict[str, Stage] = {
 AUXILIARY_TAPS = ("inception_4a", "inception_4d")
 
 Pools = Literal["ceil", "padded"]
+StemStride = Literal[4, 2, 1]
 
 
 class Design(NamedTuple):
-    """What the variants differ in; the widths are Table 1's in each."""
+    """What the variants differ in; the widths are Table 1's in each.
+
+    `stem_stride` is how many input pixels side by side become one before the second convolution: 4 in the paper; 2
+    without the first convolution's stride, and 1 without the first pool either, for small pictures ("Rethinking the
+    Inception Architecture", section 8).
+    """
 
     norm: Norm
     lrn: bool
     pools: Pools
     dropout: float
     init: Init
+    stem_stride: StemStride = 4
 
 
 DESIGNS: dict[str, Design] = {
@@ -82,8 +90,8 @@ DESIGNS: dict[str, Design] = {
     "googlenet_d2l": Design(norm="none", lrn=False, pools="padded", dropout=0.0, init="xavier"),
 }
 
-# The least height and width that leaves a pixel for the last pool (the tests find both by trying).
-MINIMUM_SIZE: dict[Pools, int] = {"ceil": 31, "padded": 1}
+# The least height and width that leaves a pixel for the last pool, by stem stride (the tests find all by trying).
+MINIMUM_SIZE: dict[Pools, dict[StemStride, int]] = {"ceil": {4: 31, 2: 16, 1: 8}, "padded": {4: 1, 2: 1, 1: 1}}
 
 
 class Inception(nn.Module):
@@ -132,8 +140,10 @@ class GoogLeNet(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.min_size = MINIMUM_SIZE[design.pools]
-        self.feature_info = tuple(FEATURES.values())
+        self.min_size = MINIMUM_SIZE[design.pools][design.stem_stride]
+        self.feature_info = tuple(
+            stage._replace(stride=max(1, stage.stride * design.stem_stride // 4)) for stage in FEATURES.values()
+        )
         # Built without storage and filled once: twenty times faster than PyTorch's own initialisation first.
         with torch.device("meta"):
             self.trunk = _trunk(design, in_channels)
@@ -207,8 +217,9 @@ def _trunk(design: Design, in_channels: int) -> nn.Sequential:
         return MaxPool(2, padding=1) if design.pools == "padded" else MaxPool(2, ceil_mode=True)
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv1"] = ConvUnit(in_channels, 64, 7, stride=2, norm=design.norm)
-    layers["pool1"] = pool()
+    layers["conv1"] = ConvUnit(in_channels, 64, 7, stride=2 if design.stem_stride == 4 else 1, norm=design.norm)
+    if design.stem_stride > 1:
+        layers["pool1"] = pool()
     if design.lrn:
         layers["norm1"] = LocalResponseNorm()
     layers["conv2"] = ConvUnit(64, 64, 1, norm=design.norm)
@@ -225,18 +236,27 @@ def _trunk(design: Design, in_channels: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def resolve(name: str, init: Init | None = None, dropout: float | None = None, pools: Pools | None = None) -> Design:
+def resolve(
+    name: str,
+    init: Init | None = None,
+    dropout: float | None = None,
+    pools: Pools | None = None,
+    stem_stride: StemStride | None = None,
+) -> Design:
     """The design `name` with single choices replaced; ValueError for an impossible one."""
     design = DESIGNS[name]
     design = design._replace(
         init=init or design.init,
         dropout=design.dropout if dropout is None else dropout,
         pools=pools or design.pools,
+        stem_stride=design.stem_stride if stem_stride is None else stem_stride,
     )
     if not 0.0 <= design.dropout < 1.0:
         raise ValueError(f"dropout must be in [0, 1), not {design.dropout}")
     if design.pools not in MINIMUM_SIZE:
         raise ValueError(f"pools must be one of {', '.join(MINIMUM_SIZE)}, not {design.pools!r}")
+    if design.stem_stride not in MINIMUM_SIZE[design.pools]:
+        raise ValueError(f"stem_stride must be 4, 2 or 1, not {design.stem_stride!r}")
     return design
 
 
@@ -249,7 +269,8 @@ def build(
     init: Init | None = None,
     dropout: float | None = None,
     pools: Pools | None = None,
+    stem_stride: StemStride | None = None,
     seed: int = 0,
 ) -> GoogLeNet:
     """Build the design `name`, with single choices replaced: see `Design`, and `initialise` for `init`."""
-    return GoogLeNet(resolve(name, init, dropout, pools), num_classes, in_channels, aux, seed)
+    return GoogLeNet(resolve(name, init, dropout, pools, stem_stride), num_classes, in_channels, aux, seed)

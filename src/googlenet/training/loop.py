@@ -198,7 +198,7 @@ def pick_device(name: str) -> torch.device:
 def _resolved(recipe: Recipe) -> Recipe:
     """`recipe` with every value that was left to the model or to the working directory filled in."""
     spec(recipe.model.name)  # refuses an unknown name
-    design = resolve(recipe.model.name, recipe.model.init, recipe.model.dropout, recipe.model.pools)
+    design = resolve(recipe.model.name, recipe.model.init, recipe.model.dropout, recipe.model.pools, recipe.model.stem_stride)
     return replace(
         recipe,
         model=replace(recipe.model, init=design.init, dropout=design.dropout, pools=design.pools),

@@ -20,6 +20,7 @@ class Model:
         init: initial weights: xavier, truncated_normal or kaiming; the model's own where unset.
         dropout: before the classifier, in [0, 1); the model's own where unset.
         pools: ceil (the paper's) or padded (the chapter's, for small pictures); the model's own where unset.
+        stem_stride: pixels that become one before the second convolution: 4, or 2 or 1 for small pictures.
     """
 
     name: str = "googlenet"
@@ -27,6 +28,7 @@ class Model:
     init: Literal["xavier", "truncated_normal", "kaiming"] | None = None
     dropout: float | None = None
     pools: Literal["ceil", "padded"] | None = None
+    stem_stride: Literal[4, 2, 1] = 4
 
 
 @dataclass(frozen=True)
