@@ -59,7 +59,7 @@ class ConvUnit(nn.Module):
 class MaxPool(nn.MaxPool2d):
     """Max pooling over 3x3 windows."""
 
-    def __init__(self, stride: int, padding: int = 0, ceil_mode: bool = False):
+    def __init__(self, stride: Literal[1, 2], padding: int = 0, ceil_mode: bool = False):
         super().__init__(3, stride, padding, ceil_mode=ceil_mode)
         self.native = False
 

@@ -27,12 +27,14 @@ static void add_chunks(const double *partial, long channels, double *sums) {
         for (long c = 0; c < channels; c++) sums[c] += partial[chunk * channels + c];
 }
 
-/* A pool's window is 3x3. Eight bits remember which of its pixels was the largest: the first one, as in PyTorch. */
+/* A pool's window is 3x3. Sixteen bits remember which of its pixels was the largest: the first one, as in PyTorch.
+ * (Eight would do, but compilers widen eight bits to thirty-two one by one.)
+ */
 typedef float floats __attribute__((vector_size(64), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t words __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t halves __attribute__((vector_size(32), aligned(2)));
-typedef int8_t bytes __attribute__((vector_size(16), aligned(1)));
+typedef int16_t shorts __attribute__((vector_size(32), aligned(2)));
 #define LANES 16 /* channels handled at once; a map's channels are a multiple of it */
 
 static inline float load_float(float x) { return x; }

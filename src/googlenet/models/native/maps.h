@@ -33,7 +33,7 @@ void NAME(relu_backward)(long rows, long channels, const VALUE *grad, long ld_gr
                 VALUE *t = to + r * ld_to;
 #pragma omp simd
                 for (long c = 0; c < channels; c++) {
-                    float v = load(o[c]) <= 0 ? 0 : load(g[c]);
+                    float g_c = load(g[c]), v = load(o[c]) <= 0 ? 0 : g_c; /* a load under a condition is slow */
                     t[c] = store(v);
                     sum[c] += v;
                 }
@@ -118,7 +118,7 @@ void NAME(norm_relu_backward)(long rows, long channels, const VALUE *grad, long 
                 const VALUE *a = from + r * ld_from, *g = grad + r * ld_grad;
 #pragma omp simd
                 for (long c = 0; c < channels; c++) {
-                    float from_c = load(a[c]), v = from_c * scale[c] + shift[c] <= 0 ? 0 : load(g[c]);
+                    float from_c = load(a[c]), g_c = load(g[c]), v = from_c * scale[c] + shift[c] <= 0 ? 0 : g_c;
                     sum[c] += v;
                     product[c] += v * (from_c - mean[c]);
                 }
@@ -145,14 +145,14 @@ void NAME(norm_relu_backward)(long rows, long channels, const VALUE *grad, long 
         VALUE *t = to + r * ld_to;
 #pragma omp simd
         for (long c = 0; c < channels; c++) {
-            float from_c = load(a[c]), v = from_c * scale[c] + shift[c] <= 0 ? 0 : load(g[c]);
+            float from_c = load(a[c]), g_c = load(g[c]), v = from_c * scale[c] + shift[c] <= 0 ? 0 : g_c;
             t[c] = store(scale[c] * v - constant[c] - slope[c] * from_c);
         }
     }
 }
 
 void NAME(pool_forward)(long pictures, long height, long width, long channels, long stride, long padding, long out_height,
-                  long out_width, const VALUE *from, VALUE *to, int8_t *choice) {
+                  long out_width, const VALUE *from, VALUE *to, int16_t *choice) {
 #pragma omp parallel for schedule(static) collapse(2)
     for (long n = 0; n < pictures; n++)
         for (long i = 0; i < out_height; i++)
@@ -172,14 +172,15 @@ void NAME(pool_forward)(long pictures, long height, long width, long channels, l
                             chosen = (((ints){0} + (int)(k * 3 + l)) & larger) | (chosen & ~larger);
                         }
                     store_lanes(to + out * channels + c, best);
-                    *(bytes *)(choice + out * channels + c) = __builtin_convertvector(chosen, bytes);
+                    *(shorts *)(choice + out * channels + c) = __builtin_convertvector(chosen, shorts);
                 }
             }
 }
 
 /* to (+)= the gradients of the windows that chose each pixel; adds to what is there where `add` says so */
 void NAME(pool_backward)(long pictures, long height, long width, long channels, long stride, long padding, long out_height,
-                   long out_width, long add, const VALUE *grad, const int8_t *choice, VALUE *to) {
+                   long out_width, long add, const VALUE *grad, const int16_t *choice, VALUE *to) {
+    long shift = stride - 1; /* a stride is 1 or 2, and a division is slow */
 #pragma omp parallel for schedule(static) collapse(2)
     for (long n = 0; n < pictures; n++)
         for (long h = 0; h < height; h++)
@@ -188,11 +189,11 @@ void NAME(pool_backward)(long pictures, long height, long width, long channels, 
                 int place[9], windows = 0;
                 for (long k = 0; k < 3; k++) {
                     long i = h + padding - k;
-                    if (i < 0 || i % stride || i / stride >= out_height) continue;
+                    if (i < 0 || i & shift || i >> shift >= out_height) continue;
                     for (long l = 0; l < 3; l++) {
                         long j = w + padding - l;
-                        if (j < 0 || j % stride || j / stride >= out_width) continue;
-                        window[windows] = (n * out_height + i / stride) * out_width + j / stride;
+                        if (j < 0 || j & shift || j >> shift >= out_width) continue;
+                        window[windows] = (n * out_height + (i >> shift)) * out_width + (j >> shift);
                         place[windows++] = (int)(k * 3 + l);
                     }
                 }
@@ -200,7 +201,7 @@ void NAME(pool_backward)(long pictures, long height, long width, long channels, 
                 for (long c = 0; c < channels; c += LANES) {
                     floats sum = add ? load_lanes(t + c) : (floats){0};
                     for (int q = 0; q < windows; q++) {
-                        ints chosen = __builtin_convertvector(*(const bytes *)(choice + window[q] * channels + c), ints);
+                        ints chosen = __builtin_convertvector(*(const shorts *)(choice + window[q] * channels + c), ints);
                         sum += (floats)((ints)load_lanes(grad + window[q] * channels + c) & (chosen == place[q]));
                     }
                     store_lanes(t + c, sum);

@@ -54,11 +54,11 @@ def _columns(matrix: Tensor) -> tuple[Tensor, int]:
 # Convolutions of stride 1 that keep the map's size; the first layer, of stride 2, is PyTorch's.
 
 
-def _dense(weight: Tensor, side: int) -> Tensor | None:
-    """The matrix that a padded k x k convolution is on a map of `side` x `side`; None where it is not worth it."""
+def dense_weight(weight: Tensor, x: Tensor) -> Tensor | None:
+    """The matrix that a padded k x k convolution is on maps as small as `x`; None where it is not worth it."""
     out, into, k, _ = weight.shape
-    centre = k // 2
-    if k == 1 or side > 2:
+    centre, side = k // 2, x.shape[2]
+    if k == 1 or side > 2 or side != x.shape[3]:
         return None
     if side == 1:
         return weight[:, :, centre, centre].contiguous()
@@ -71,7 +71,7 @@ def _dense(weight: Tensor, side: int) -> Tensor | None:
 
 
 def _taps(dense: Tensor, weight: Tensor, side: int) -> Tensor:
-    """The transpose of `_dense`: the gradient of the matrix -> that of the weight."""
+    """The transpose of `dense_weight`: the gradient of the matrix -> that of the weight."""
     out, into, k, _ = weight.shape
     centre = k // 2
     taps = torch.zeros_like(weight)
@@ -85,13 +85,12 @@ def _taps(dense: Tensor, weight: Tensor, side: int) -> Tensor:
     return taps
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
-    """(n, c, h, w) -> the matrix of the convolution's output."""
+def convolve(x: Tensor, weight: Tensor, dense: Tensor | None, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """(n, c, h, w) -> the matrix of the convolution's output; `dense` is the weight's `dense_weight`."""
     k, side, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
     if stride == 1 and k == 1 and rows <= PRODUCT_ROWS:
         columns = weight.flatten(1).t()
         return torch.mm(as_matrix(x), columns) if bias is None else torch.addmm(bias, as_matrix(x), columns)
-    dense = _dense(weight, side) if stride == 1 and side == x.shape[3] else None
     if dense is not None:
         flat = as_matrix(x).view(x.shape[0], -1)
         out = torch.mm(flat, dense.t()) if bias is None else torch.addmm(bias.repeat(side * side), flat, dense.t())
@@ -100,14 +99,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) ->
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int = 1, need_input: bool = True
+    grad: Tensor, x: Tensor, weight: Tensor, dense: Tensor | None, stride: int = 1, need_input: bool = True
 ) -> tuple[Tensor | None, Tensor]:
     """Gradient matrix of the output -> (gradient matrix of the input, gradient of the weight)."""
     k, side, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
     if stride == 1 and k == 1 and rows <= PRODUCT_ROWS:
         into = torch.mm(grad, weight.flatten(1)) if need_input else None
         return into, torch.mm(grad.t(), as_matrix(x)).view_as(weight)
-    dense = _dense(weight, side) if stride == 1 and side == x.shape[3] else None
     if dense is not None:
         flat, flat_grad = as_matrix(x).view(x.shape[0], -1), grad.view(x.shape[0], -1)
         into = torch.mm(flat_grad, dense).view(rows, -1) if need_input else None
@@ -143,10 +141,9 @@ def normalise(pre: Tensor, norms: list[Any], gain: Tensor | None, bias: Tensor) 
     scale = gain * inverse
     unbiased = variance * (len(pre) / max(len(pre) - 1, 1))
     widths = [norm.num_features for norm in norms]
-    for norm, m, v in zip(norms, mean.split(widths), unbiased.split(widths), strict=True):
-        norm.running_mean.lerp_(m, norm.momentum)
-        norm.running_var.lerp_(v, norm.momentum)
-        norm.num_batches_tracked.add_(1)
+    running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+    torch._foreach_lerp_(running, [*mean.split(widths), *unbiased.split(widths)], norms[0].momentum)
+    torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
     return Statistics(scale, bias - mean * scale, mean, inverse)
 
 
@@ -219,7 +216,7 @@ def pool(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     """(n, c, h, w) -> the matrix of the maxima, and which of its window's pixels each was."""
     n, c, h, w = x.shape
     out = x.new_empty(n * window.height * window.width, c)
-    choice = torch.empty_like(out, dtype=torch.int8)
+    choice = torch.empty_like(out, dtype=torch.int16)
     _call("pool_forward", x.dtype, n, h, w, c, *window, x, out, choice)
     return out, choice
 

@@ -6,7 +6,7 @@ A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c 
 - batch normalisation and ReLU are one pass, which writes straight into the block's concatenated output;
 - a 1x1 convolution is a product, and so is a padded 3x3 or 5x5 on a map of 1x1 (its centre tap) or 2x2 (a dense
   product of 4c by 4c): on such maps most taps fall on the padding;
-- max pooling remembers in a byte which pixel won.
+- max pooling remembers which pixel won.
 
 Only training on the CPU comes here, in float32 or, under ``torch.autocast("cpu", torch.bfloat16)``, with maps in bfloat16
 (weights and their gradients, statistics and sums stay float32); everything else runs as the modules say.
@@ -29,6 +29,7 @@ from .passes import (
     channels_last,
     convolve,
     convolve_backward,
+    dense_weight,
     normalise,
     pool,
     pool_backward,
@@ -113,21 +114,22 @@ class _ConvUnit(torch.autograd.Function):
     ) -> Tensor:
         dtype = map_dtype()
         x, weight = channels_last(x.to(dtype)), weight.to(dtype)
-        pre = convolve(x, weight, bias.to(dtype) if gain is None else None, stride)
+        dense = dense_weight(weight, x) if stride == 1 else None
+        pre = convolve(x, weight, dense, bias.to(dtype) if gain is None else None, stride)
         found = normalise(pre, norms, gain, bias)
         out = torch.empty_like(pre)
         activate(pre, found, out)
-        ctx.save_for_backward(x, weight, out, *(() if found is None else (pre, *found)))
+        ctx.save_for_backward(x, weight, dense, out, *(() if found is None else (pre, *found)))
         ctx.stride = stride
         n, _, h, w = x.shape
         return out.view(n, -(-h // stride), -(-w // stride), -1).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight, out, *rest = ctx.saved_tensors
+        x, weight, dense, out, *rest = ctx.saved_tensors
         pre, found = (rest[0], Statistics(*rest[1:])) if rest else (None, None)
         matrix, bias, gain = activate_backward([as_matrix(channels_last(grad))], pre, found, [out])
-        into, dweight = convolve_backward(matrix, x, weight, ctx.stride, ctx.needs_input_grad[0])
+        into, dweight = convolve_backward(matrix, x, weight, dense, ctx.stride, ctx.needs_input_grad[0])
         return (None if into is None else as_map(into, x)), None, None, dweight.float(), bias, gain
 
 
@@ -140,6 +142,7 @@ class _Inception(torch.autograd.Function):
         x = channels_last(x.to(dtype))
         units = [Unit(*parameters[i : i + 3]) for i in range(0, 12, 3)]  # type: ignore[arg-type]
         weights = [unit.weight.to(dtype) for unit in units]
+        dense = [dense_weight(weight, x) for weight in weights]
         row, rows = block.row, x.shape[0] * x.shape[2] * x.shape[3]
         out = x.new_empty(rows, row.out)
         one, three, five, proj = torch.split(out, [row.conv1x1, row.conv3x3, row.conv5x5, row.pool_proj], dim=1)
@@ -147,27 +150,28 @@ class _Inception(torch.autograd.Function):
         window = pool_window(block.pool, x)
         pooled, choice = pool(x, window)
         saved: list[Tensor] = []
-        for unit, weight, norm, source, outputs in zip(
+        for unit, weight, matrix, norm, source, outputs in zip(
             units,
             weights,
+            dense,
             norms,
             (x, as_map(inner3, x), as_map(inner5, x), as_map(pooled, x)),
             ((one, inner3, inner5), (three,), (five,), (proj,)),
             strict=True,
         ):
-            pre = convolve(source, weight, unit.bias.to(dtype) if unit.gain is None else None)
+            pre = convolve(source, weight, matrix, unit.bias.to(dtype) if unit.gain is None else None)
             found = normalise(pre, norm, unit.gain, unit.bias)
             activate(pre, found, *outputs)
             if found is not None:
                 saved += [pre, *found]
-        ctx.save_for_backward(x, inner3, inner5, pooled, choice, out, *weights, *saved)
+        ctx.save_for_backward(x, inner3, inner5, pooled, choice, out, *weights, *dense, *saved)
         ctx.row, ctx.window = row, window
         return as_map(out, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, inner3, inner5, pooled, choice, out, *rest = ctx.saved_tensors
-        weights, saved, row = rest[:4], rest[4:], ctx.row
+        weights, dense, saved, row = rest[:4], rest[4:8], rest[8:], ctx.row
         widths = [row.conv1x1, row.conv3x3, row.conv5x5, row.pool_proj]
         grads = torch.split(as_matrix(channels_last(grad)), widths, dim=1)
         outs = torch.split(out, widths, dim=1)
@@ -177,7 +181,7 @@ class _Inception(torch.autograd.Function):
             mine = saved[5 * number : 5 * number + 5]
             pre, found = (mine[0], Statistics(*mine[1:])) if mine else (None, None)
             matrix, bias, gain = activate_backward(grads, pre, found, outputs)
-            into, weight = convolve_backward(matrix, source, weights[number])
+            into, weight = convolve_backward(matrix, source, weights[number], dense[number])
             return into, weight.float(), bias, gain
 
         into3, *three = back(1, as_map(inner3, x), [grads[1]], [outs[1]])
