@@ -5,5 +5,16 @@
 
 from .build import kernels
 from .step import LANES, conv_unit, enable, inception, max_pool, usable
+from .update import layerwise_sgd, updatable
 
-__all__ = ["LANES", "conv_unit", "enable", "inception", "kernels", "max_pool", "usable"]
+__all__ = [
+    "LANES",
+    "conv_unit",
+    "enable",
+    "inception",
+    "kernels",
+    "layerwise_sgd",
+    "max_pool",
+    "updatable",
+    "usable",
+]

@@ -83,3 +83,40 @@ static inline void store_lanes_bfloat16(uint16_t *to, floats x) {
 #define load_lanes load_lanes_bfloat16
 #define store_lanes store_lanes_bfloat16
 #include "maps.h"
+
+/* One tensor of a step of SGD with momentum, its gradient first scaled to the weights' norm (at least 1; taken as 1 where
+ * `scaled` is 0, for biases and normalisations). Weights, gradient and momentum lie in the same order in memory.
+ */
+void layerwise_sgd(long size, long scaled, float *weight, const float *grad, float *momentum, float rate, float decay,
+                   float friction, long nesterov) {
+    double weights = 0, grads = 0, partial[2 * CHUNKS];
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (long chunk = 0; chunk < CHUNKS; chunk++) {
+        double w = 0, g = 0;
+        for (long start = first_row(size, chunk); start < first_row(size, chunk + 1); start += 1024) {
+            long stop = start + 1024 < first_row(size, chunk + 1) ? start + 1024 : first_row(size, chunk + 1);
+            float a = 0, b = 0;
+#pragma omp simd reduction(+ : a, b)
+            for (long i = start; i < stop; i++) {
+                a += weight[i] * weight[i];
+                b += grad[i] * grad[i];
+            }
+            w += a;
+            g += b;
+        }
+        partial[2 * chunk] = w;
+        partial[2 * chunk + 1] = g;
+    }
+    for (long chunk = 0; chunk < CHUNKS; chunk++) {
+        weights += partial[2 * chunk];
+        grads += partial[2 * chunk + 1];
+    }
+    float length = (float)sqrt(weights);
+    float ratio = (scaled && length > 1 ? length : 1) / ((float)sqrt(grads) + 1e-8f);
+#pragma omp parallel for simd schedule(static) if (parallel : size > 16384)
+    for (long i = 0; i < size; i++) {
+        float g = ratio * grad[i] + decay * weight[i];
+        momentum[i] = friction * momentum[i] + g;
+        weight[i] -= rate * (nesterov ? g + friction * momentum[i] : momentum[i]);
+    }
+}

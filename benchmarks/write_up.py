@@ -1,0 +1,159 @@
+"""Put the results in benchmarks/results/ into docs/performance.md: tables between its markers, plots beside it.
+
+A marker is ``<!-- NAME -->``, and ``<!-- end -->`` closes it. Nothing is typed by hand. Run: make write-up
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "images"
+
+Found = dict[str, Any]
+
+
+def table(head: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def throughput(found: Found) -> str:
+    """Images per second by size, and how they were measured."""
+    rows = [
+        [
+            f"{row['size']} px", row["textbook_images_per_second"], row["images_per_second"],
+            f"{row['ratio']} ({row['ratio_range'][0]}-{row['ratio_range'][1]})", f"{row['share_of_product']:.0%}",
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = ["size", "textbook, images/s", "ours, images/s", "ratio (range)", "share of a matrix product's speed"]
+    return (
+        f"{table(head, rows)}\n\n{found['threads']} threads, torch {found['torch']}, "
+        f"a 4096-cube float32 product at {found['product_gflops']} GFLOP/s; medians of {found['rounds']} interleaved "
+        f"rounds of {found['steps_per_round']} steps, each side in a process of its own."
+    )
+
+
+def time_to_accuracy(found: Found) -> str:
+    """Every run, the mean, the textbook's time, the ratio."""
+    rows = [[run["seed"], f"{run['top1']:.4f}", f"{run['seconds']:.1f}"] for run in found["runs"]]
+    rows.append(["mean", f"{found['top1_mean']:.4f}", f"{found['seconds_mean']:.1f}"])
+    rows.append(["sd", f"{found['top1_sd']:.4f}", f"{found['seconds_sd']:.1f}"])
+    return (
+        f"{table(['seed', 'test top-1', 'seconds, all counted'], rows)}\n\n"
+        f"The textbook's 10 epochs in the same call: {found['textbook_seconds_extrapolated']:,.0f} s, extrapolated from "
+        f"{found['textbook_measured_steps']} measured steps of {found['textbook_step_seconds']} s (median). "
+        f"**Ratio: {found['ratio']}.** {found['threads']} threads, torch {found['torch']}, {found['cpu_capability']}."
+    )
+
+
+def step_profile(found: Found) -> str:
+    """Milliseconds by kind of work, the two sides side by side."""
+    kinds = list(found["rows"][0]["ours"])
+    head = ["ms a step, batch 128"]
+    for row in found["rows"]:
+        head += [f"{row['size']} px, textbook", f"{row['size']} px, ours"]
+    body = [[kind, *(row[side][kind] for row in found["rows"] for side in ("textbook", "ours"))] for kind in kinds]
+    return table(head, body)
+
+
+def decoding(found: Found) -> str:
+    """Pictures per second of reading a large folder."""
+    rows = [[row["reader"], row["images_per_second"], row["ratio"]] for row in found["rows"]]
+    return table(["reader", "images/s", "ratio"], rows) + f"\n\n{found['about']}"
+
+
+def scales(found: Found) -> str:
+    """Accuracy by test size: the multi-scale run beside a fixed-size one."""
+    runs = found["runs"]
+    head = ["size"] + [f"{name}, top-1" for name in runs] + ["multiply-adds", "images/s"]
+    body: list[list[object]] = []
+    for rows in zip(*(run["rows"] for run in runs.values()), strict=True):
+        first = rows[0]
+        body.append(
+            [f"{first['size']} px", *(f"{row['top1']:.4f}" for row in rows), f"{first['macs']:,}",
+             f"{first['images_per_second']:.0f}"]
+        )  # fmt: skip
+    body.append(["average", *(f"{run['average']['top1']:.4f}" for run in runs.values()), "", ""])
+    return table(head, body)
+
+
+def curve(found: Found) -> str:
+    """The chapter's run, epoch by epoch."""
+    rows = [[f"{row['epoch']:.0f}", f"{row['loss']:.3f}", f"{row['accuracy']:.3f}"] for row in found["epochs"]]
+    return table(["epoch", "training loss", "training accuracy"], rows) + f"\n\n{found['about']}"
+
+
+SECTIONS: dict[str, Callable[[Found], str]] = {
+    "throughput": throughput,
+    "time_to_accuracy": time_to_accuracy,
+    "step_profile": step_profile,
+    "decoding": decoding,
+    "scales": scales,
+    "chapter": curve,
+}
+
+
+def plot_throughput(found: Found) -> None:
+    """Both sides' images per second over the size."""
+    import matplotlib.pyplot as plt
+
+    sizes = [row["size"] for row in found["rows"]]
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    axes.plot(sizes, [row["images_per_second"] for row in found["rows"]], "o-", label="ours")
+    axes.plot(sizes, [row["textbook_images_per_second"] for row in found["rows"]], "s--", label="textbook")
+    axes.set(xlabel="image size, px", ylabel="training images/s", yscale="log", xticks=sizes)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(IMAGES / "throughput.svg", metadata={"Date": None})
+
+
+def plot_time_to_accuracy(found: Found) -> None:
+    """Every run as a point, the textbook's time and the published runs' accuracy as lines."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    axes.scatter([r["seconds"] for r in found["runs"]], [r["top1"] for r in found["runs"]], label=found["recipe"])
+    axes.axvline(found["textbook_seconds_extrapolated"], ls="--", color="tab:orange", label="textbook, 10 epochs")
+    axes.axhline(0.888, ls=":", color="grey", label="median of 81 published runs")
+    low = min(r["top1"] for r in found["runs"])
+    axes.set(xscale="log", xlabel="seconds", ylabel="test top-1", ylim=(min(low, 0.88) - 0.003, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(IMAGES / "time_to_accuracy.svg", metadata={"Date": None})
+
+
+PLOTS = {"throughput": plot_throughput, "time_to_accuracy": plot_time_to_accuracy}
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """`page` with what stands between the markers of `name` replaced by `text`."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"{PAGE} has no markers for {name}")
+    return pattern.sub(lambda match: f"{match[1]}{text}\n{match[2]}", page)
+
+
+def main() -> None:
+    """Fill in every section that has results."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "googlenet"
+    page = PAGE.read_text()
+    for file in sorted(RESULTS.glob("*.json")):
+        found = json.loads(file.read_text())
+        page = fill(page, file.stem, SECTIONS[file.stem](found))
+        if file.stem in PLOTS:
+            PLOTS[file.stem](found)
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
