@@ -39,6 +39,20 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return math.ceil(count / batch_size) - (1 if count % batch_size == 1 and count > 1 else 0)
 
 
+class Turn(NamedTuple):
+    """The pictures of one step: those from `start` to before `stop` in the order of pass number `epoch`."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+def fixed_turn(count: int, batch_size: int, step: int) -> Turn:
+    """The pictures of `step` where every batch has `batch_size` of the `count` pictures, but for the epoch's last."""
+    epoch, position = divmod(step, steps_per_epoch(count, batch_size))
+    return Turn(epoch, position * batch_size, min((position + 1) * batch_size, count))
+
+
 @lru_cache(maxsize=2)
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The permutation of 0..count-1 in which an epoch visits the pictures."""
@@ -58,15 +72,15 @@ def training_batch(
     batch_size: int,
     size: int,
     seed: int,
+    turn: Turn | None = None,
 ) -> Batch:
     """The batch of optimisation step `step` (counted from 0) at `size` pixels.
 
-    Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step).
+    Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step). `turn` says which
+    part of which epoch the step sees; unset, it follows from `batch_size`.
     """
-    per_epoch = steps_per_epoch(len(split.labels), batch_size)
-    epoch, position = divmod(step, per_epoch)
-    order = epoch_order(len(split.labels), seed, epoch)
-    indices = order[position * batch_size : (position + 1) * batch_size]
+    epoch, start, stop = turn or fixed_turn(len(split.labels), batch_size, step)
+    indices = epoch_order(len(split.labels), seed, epoch)[start:stop]
     generator = _generator(2 * seed, step)
     images = split.images[indices.to(split.images.device)]
     images = flip(images, augment.flip, indices, epoch, seed, generator)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ..data.dataset import Dataset
-from ..data.loader import Augment, steps_per_epoch, training_batch
+from ..data.loader import Augment, training_batch
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source, load_dataset
 from ..errors import InterruptedRunError
@@ -33,10 +33,11 @@ from ..models.googlenet import GoogLeNet, resolve
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .environment import ENVIRONMENT, describe_environment, read_environment
+from .norms import plain_batches, reestimate
 from .optimiser import build_optimiser, moving_average, scale_to_weights
+from .plan import plan_run
 from .recipe import Recipe
 from .record import Record, read_metrics
-from .schedule import image_size, learning_rate_factor
 from .task import Classification
 
 
@@ -87,9 +88,8 @@ def fit(
     kept = cast(GoogLeNet, average.module) if average else model  # the weights that are measured and delivered
 
     # Where to start: the beginning, or the last saved state. `step` counts the steps that are done.
-    per_epoch = steps_per_epoch(len(data.train.labels), recipe.batch_size)
-    total = recipe.epochs * per_epoch
-    validate_every = max(1, round(recipe.validate_every * per_epoch))
+    plan = plan_run(recipe, len(data.train.labels))
+    total, validate_every = plan.total, plan.validate_every
     pictures = _digest(data)
     step, seconds = 0, time.perf_counter() - started
     state = checkpoint.load_state(run) if resume else None
@@ -120,7 +120,7 @@ def fit(
         done = Checkpoint(kept, preprocess, data.classes, recipe, metrics)
         checkpoint.save_weights(run / checkpoint.WEIGHTS, done)
 
-    with Record(run, step, total, per_epoch, seconds, progress) as record, _stop_signal() as stop:
+    with Record(run, step, total, plan.per_epoch, seconds, progress) as record, _stop_signal() as stop:
         for skipped in data.skipped:
             record.say(f"skipped: {skipped}")
         if state is not None and state["native"] != is_native:
@@ -128,13 +128,12 @@ def fit(
         saved_at = time.perf_counter()
         model.train()
         while step < total:
-            rate = recipe.optimiser.lr * learning_rate_factor(recipe.schedule, step, total, per_epoch)
+            rate, planned = plan.learning_rate(step), plan.at(step)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            size = image_size(recipe.size, step, total, recipe.seed)
             batch = training_batch(
                 data.train, preprocess, augment,
-                step=step, batch_size=recipe.batch_size, size=size, seed=recipe.seed,
+                step=step, batch_size=recipe.batch_size, size=planned.size, seed=recipe.seed, turn=planned.turn,
             )  # fmt: skip
 
             loss, correct = task.loss(model, batch)
@@ -148,7 +147,7 @@ def fit(
             if average:
                 average.update_parameters(model)
             step += 1
-            record.step(step, loss, correct, len(batch.labels), learning_rate=rate, size=size)
+            record.step(step, loss, correct, len(batch.labels), learning_rate=rate, size=planned.size)
 
             if data.validation and step % validate_every == 0 and step < total:
                 record.flush(step)
@@ -164,6 +163,8 @@ def fit(
                     f"stopped at step {step} of {total}, everything is saved; "
                     f"go on with googlenet train --resume {run}"
                 )
+        if recipe.reestimate_norm is not None:
+            reestimate(kept, plain_batches(recipe, data.train, preprocess))
         seconds = record.seconds
 
         # The final figures: the test set is read here, once, and nothing is chosen by it.
@@ -180,8 +181,7 @@ def fit(
         held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
     )  # fmt: skip
     checkpoint.write_atomically(run / "report.html", page)
-    images = recipe.epochs * min(len(data.train.labels), per_epoch * recipe.batch_size)
-    return Fitted(run, metrics, seconds, images / seconds)
+    return Fitted(run, metrics, seconds, plan.images / seconds)
 
 
 def pick_device(name: str) -> torch.device:

@@ -57,16 +57,20 @@ class Size:
     """Height and width of the pictures, in pixels, by training step.
 
     Attributes:
-        kind: fixed; progressive (the list in order, each for the same number of pictures' passes); random.
+        kind: fixed; progressive (the list in order, each for the same number of pictures' passes); random (drawn from
+            the list); progressive_random (drawn from those of the list that progressive has reached).
         train: the sizes to train at: one number, or a list.
-        every: with random, draw a new size every so many steps.
+        every: with random and progressive_random, draw a new size every so many steps.
         test: the size to validate, test and predict at; the last training size where unset.
+        batch: fixed (batch_size pictures a step), or constant_memory: batch_size is for the largest training size,
+            smaller ones come in larger batches of as many pixels. The learning rate is not changed by it.
     """
 
-    kind: Literal["fixed", "progressive", "random"] = "fixed"
+    kind: Literal["fixed", "progressive", "random", "progressive_random"] = "fixed"
     train: int | tuple[int, ...] = 224
     every: int = 10
     test: int | None = None
+    batch: Literal["fixed", "constant_memory"] = "fixed"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -154,9 +158,12 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training pictures.
+        min_steps: make more passes where these are fewer steps: a small folder needs them.
         batch_size: pictures a step.
         seed: of the initial weights, the order and every random change.
         ema: keep a moving average of the weights with this decay, in (0, 1), and deliver it; unset for none.
+        reestimate_norm: at the end, average batch normalisation's statistics anew over so many batches of unchanged
+            training pictures at the test size; 0 for all pictures, unset to leave them.
         validate_every: epochs from one validation to the next.
         checkpoint_minutes: minutes from one saved state to the next.
         device: auto, cpu, cuda or mps.
@@ -170,9 +177,11 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
     epochs: int = 10
+    min_steps: int = 0
     batch_size: int = 128
     seed: int = 0
     ema: float | None = None
+    reestimate_norm: int | None = None
     validate_every: float = 1.0
     checkpoint_minutes: float = 2.0
     device: str = "auto"
@@ -180,9 +189,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for what, holds in (
             ("epochs must be 1 or more", self.epochs >= 1),
+            ("min_steps must be 0 or more", self.min_steps >= 0),
+            ("reestimate_norm must be 0 or more", self.reestimate_norm is None or self.reestimate_norm >= 0),
             ("batch_size must be 1 or more", self.batch_size >= 1),
             ("size.train needs sizes of 1 or more", bool(self.size.sizes) and min(self.size.sizes) >= 1),
-            ("size.train has several sizes: size.kind must be progressive or random",
+            ("size.train has several sizes: size.kind must be progressive, random or progressive_random",
              self.size.kind != "fixed" or len(self.size.sizes) == 1),
             ("size.test must be 1 or more", self.size.test is None or self.size.test >= 1),
             ("size.every must be 1 or more", self.size.every >= 1),
