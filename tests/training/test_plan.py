@@ -41,7 +41,7 @@ def test_every_pass_shows_every_picture_once(kind: str, batch: str, count: int, 
         assert all(before.stop == after.start for before, after in zip(parts, parts[1:], strict=False))
         assert count - parts[-1].stop in (0, 1), "only a remainder of one is left out"
         assert all(part.stop - part.start > 1 for part in parts), "batch normalisation needs two"
-    assert sum(step.turn.stop - step.turn.start for step in steps) == plan.images
+    assert sum(step.turn.stop - step.turn.start for step in steps) == plan.images(plan.total)
     progress = [step.progress for step in steps]
     assert progress == sorted(progress)
     assert max(progress) < epochs * plan.nominal
@@ -56,7 +56,7 @@ def test_every_pass_shows_every_picture_once(kind: str, batch: str, count: int, 
 def test_fixed_batches_follow_from_the_number_alone(kind: str) -> None:
     given, count = recipe(kind, "fixed"), 100
     plan, per_epoch = plan_run(given, count), steps_per_epoch(count, 16)
-    assert (plan.total, plan.per_epoch, plan.validate_every, plan.images) == (21, 7, 7, 300)
+    assert (plan.total, plan.per_epoch, plan.validate_every, plan.images(21), plan.images(8)) == (21, 7, 7, 300, 116)
     for step in range(plan.total):
         at = plan.at(step)
         assert at.size == image_size(given.size, step, 21, given.seed)

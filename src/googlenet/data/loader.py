@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .augment import Flip, erase, flip, shift
 from .dataset import Split
+from .policies import apply_policy, drawing, erase_regions, mix, random_crop
 from .preprocess import Preprocess
 
 # Of an evaluation batch: enough to keep a CPU busy, and the first layer's output stays near 100 MB.
@@ -17,18 +18,30 @@ PIXELS_AT_ONCE = 2_000_000
 
 
 class Batch(NamedTuple):
-    """`images` float (n, channels, size, size), `labels` int64 (n,), as they enter the loss."""
+    """As they enter the loss: `images` float (n, channels, size, size), `labels` int64 (n,).
+
+    Mixed pictures have a share of every class for a label: float (n, classes).
+    """
 
     images: Tensor
     labels: Tensor
 
 
 class Augment(NamedTuple):
-    """What `training_batch` does to the pictures; the values are those of the functions in `augment`."""
+    """What `training_batch` does to the pictures; the values are those of the functions in `augment` and `policies`.
+
+    `crop` is the least share of a random crop, 1 for none. `mixup` and `cutmix` need the number of `classes`.
+    """
 
     flip: Flip = "none"
     shift: int = 0
     erase: int = 0
+    crop: float = 1.0
+    policy: str | None = None
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    classes: int = 0
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -86,7 +99,22 @@ def training_batch(
     images = flip(images, augment.flip, indices, epoch, seed, generator)
     images = shift(images, augment.shift, generator)
     images = erase(images, augment.erase, generator)
-    return Batch(preprocess(images, size), split.labels[indices.to(split.labels.device)])
+    labels = split.labels[indices.to(split.labels.device)]
+    if augment.crop < 1:
+        pixels = random_crop(preprocess.square(images), augment.crop, size, preprocess, generator)
+    else:
+        pixels = preprocess.resize(preprocess.square(images), size)
+    if not (augment.policy or augment.random_erasing or augment.mixup or augment.cutmix):
+        return Batch(preprocess.normalise(pixels), labels)
+    with drawing(generator):
+        if augment.policy:
+            pixels = apply_policy(augment.policy, pixels, preprocess)
+        pixels = preprocess.normalise(pixels)
+        if augment.random_erasing:
+            pixels = erase_regions(pixels, augment.random_erasing)
+        if augment.mixup or augment.cutmix:
+            pixels, labels = mix(pixels, labels, augment.mixup, augment.cutmix, augment.classes)
+    return Batch(pixels, labels)
 
 
 def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """What a step does with the gradients: scale them, apply them, average the weights that come of it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,20 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over two groups: weights of convolutions and linear layers, which decay, and the rest."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": options.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+    """The optimiser over two groups: weights of convolutions and linear layers, which decay, and the rest.
+
+    There are more groups where the learning rate differs by depth: each has a `factor` to multiply it by. Frozen
+    parameters are in none.
+    """
+    chosen: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            chosen.setdefault((parameter.ndim > 1, rate_factor(options, model, name)), []).append(parameter)
+    if not chosen:
+        raise ValueError("every layer is frozen: there is nothing to train")
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": options.weight_decay if decays else 0.0, "factor": factor}
+        for (decays, factor), parameters in chosen.items()
     ]
     match options.name:
         case "sgd":
@@ -30,6 +39,15 @@ def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimiz
             return torch.optim.RMSprop(
                 groups, options.lr, alpha=options.alpha, eps=options.eps, momentum=options.momentum
             )
+
+
+def rate_factor(options: Optimiser, model: nn.Module, name: str) -> float:
+    """What to multiply the learning rate of parameter `name` by: 1 in the heads, less in the trunk, by depth."""
+    if not name.startswith("trunk."):
+        return 1.0
+    layers = [child for child, layer in model.get_submodule("trunk").named_children() if list(layer.parameters())]
+    depth = len(layers) - 1 - layers.index(name.split(".")[1])
+    return float(options.backbone * options.layer_decay**depth)
 
 
 @torch.no_grad()

@@ -60,12 +60,13 @@ class Plan(NamedTuple):
         """Steps from one validation to the next: a stretched run is validated as often as it would have been."""
         return max(1, round(self.recipe.validate_every * self.total / self.recipe.epochs))
 
-    @property
-    def images(self) -> int:
-        """Pictures that all steps together see."""
+    def images(self, steps: int) -> int:
+        """Pictures that the first `steps` steps see together."""
         if self.steps is not None:
-            return sum(step.turn.stop - step.turn.start for step in self.steps)
-        return self.epochs * min(self.pictures, self.nominal * self.recipe.batch_size)
+            return sum(step.turn.stop - step.turn.start for step in self.steps[:steps])
+        passes, rest = divmod(steps, self.nominal)
+        batch_size = self.recipe.batch_size
+        return passes * min(self.pictures, self.nominal * batch_size) + rest * batch_size
 
 
 def plan_run(recipe: Recipe, count: int) -> Plan:
