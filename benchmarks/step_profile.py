@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable
 
 import torch
-from textbook import network
 from torch.profiler import ProfilerActivity, profile
+
+from textbook import network
 
 BATCH = 128
 

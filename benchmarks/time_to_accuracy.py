@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from throughput import BATCH, in_its_own_process, raw_folder
 
 # The chapter's recipe: 10 epochs of 60,000 pictures at 96 px.

@@ -47,8 +47,8 @@ def time_to_accuracy(found: Found) -> str:
     rows.append(["sd", f"{found['top1_sd']:.4f}", f"{found['seconds_sd']:.1f}"])
     return (
         f"{table(['seed', 'test top-1', 'seconds, all counted'], rows)}\n\n"
-        f"The textbook's 10 epochs in the same call: {found['textbook_seconds_extrapolated']:,.0f} s, extrapolated from "
-        f"{found['textbook_measured_steps']} measured steps of {found['textbook_step_seconds']} s (median). "
+        f"The textbook's 10 epochs in the same call: {found['textbook_seconds_extrapolated']:,.0f} s, extrapolated "
+        f"from {found['textbook_measured_steps']} measured steps of {found['textbook_step_seconds']} s (median). "
         f"**Ratio: {found['ratio']}.** {found['threads']} threads, torch {found['torch']}, {found['cpu_capability']}."
     )
 

@@ -16,7 +16,7 @@ from conftest import googlenet
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHORT = ["--data.limit=200", "--epochs=1"]
+SHORT = ["--data.limit=200", "--epochs=1", "--min_steps=4"]
 
 
 def blocks(page: Path, language: str) -> list[str]:

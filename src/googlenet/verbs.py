@@ -5,6 +5,7 @@ Heavy imports stand in the functions, so that a verb loads what it uses and `--h
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -181,33 +182,41 @@ def train(argv: list[str]) -> None:
 
 def evaluate(argv: list[str]) -> None:
     """Measure a run."""
-    parser = _parser("evaluate", "Measure a trained network.", "googlenet evaluate runs/demo --json")
+    parser = _parser(
+        "evaluate",
+        "Measure a trained network, at one picture size or at several and averaged over them.",
+        "googlenet evaluate runs/demo --sizes 24,28,32 --split validation",
+    )
     parser.add_argument("run", help="a run folder or a .safetensors file")
     parser.add_argument("--data", metavar="SOURCE", help="fashion-mnist or folder:PATH (default: the run's own)")
     parser.add_argument("--root", help="where the data lies, looked at first")
     parser.add_argument("--split", choices=["test", "validation", "train"], help="default: test where there is one")
-    parser.add_argument("--size", type=int, help="height and width in pixels (default: the run's)")
+    _add_sizes(parser)
+    parser.add_argument("--out", metavar="DIR", help="where the plot of --sizes goes (default: the run's folder)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     args = parser.parse_args(argv)
+    if args.out and not args.sizes:
+        parser.error("--out is for the plot of --sizes")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be 1 or more")
 
-    from .data.loader import evaluation_batches
     from .data.sources import absolute_source, load_dataset
-    from .evaluation.metrics import collect, per_class_accuracy, scores
-    from .training.checkpoint import load
+    from .evaluation.metrics import per_class_accuracy, scores
+    from .evaluation.scales import answer_at_sizes, average, best_row, check_sizes, plot, size_row, table
+    from .training.checkpoint import load, write_atomically
     from .training.loop import pick_device
 
     checkpoint = load(args.run)
-    size = checkpoint.preprocess.size if args.size is None else args.size
-    _check_size(checkpoint.model.min_size, size)
+    sizes = _sizes(args, checkpoint.preprocess.size)
+    check_sizes(checkpoint.model, sizes)
+    picture = _plot_file(args) if args.sizes else None
     options = checkpoint.recipe.data
     source = absolute_source(args.data or options.source, args.root)
     data = load_dataset(
         source,
         root=args.root or options.root,
         validation=options.validation if source == options.source else 0,
-        size=max(size, checkpoint.recipe.stored_size),
+        size=max(*sizes, checkpoint.recipe.stored_size),
         fit=checkpoint.preprocess.fit,
         channels=checkpoint.preprocess.channels,
         unreadable=options.unreadable,
@@ -223,15 +232,30 @@ def evaluate(argv: list[str]) -> None:
     name, split = _split(data, args.split)
     device = pick_device("auto")
     model = checkpoint.model.to(device)
-    outputs = collect(model, evaluation_batches(split, checkpoint.preprocess, size=size), device)
+    answers = list(answer_at_sizes(model, split, checkpoint.preprocess, sizes, flip=args.flip))
+    outputs = average([answer.outputs for answer in answers]) if args.sizes else answers[0].outputs
     figures = scores(outputs)
     per_class = dict(zip(checkpoint.classes, per_class_accuracy(outputs), strict=True))
-    lines = [
-        f"{name}, {figures['images']:,} pictures at {size} px",
-        f"top-1 {figures['top1']:.4f}   top-5 {figures['top5']:.4f}   loss {figures['loss']:.4f}",
-        *(f"  {label:<20}{value:.4f}" for label, value in per_class.items() if value is not None),
-    ]
-    _answer(args.json, {**figures, "split": name, "size": size, "per_class": per_class}, lines)
+    document = {**figures, "split": name, "flip": args.flip, "per_class": per_class}
+    mirrored = ", each with its mirror image" if args.flip else ""
+    at = f"{', '.join(map(str, sizes))} px{mirrored}"
+    lines = [f"{name}, {figures['images']:,} pictures at {at}"]
+    if args.sizes:
+        rows = [size_row(model, answer, flip=args.flip) for answer in answers]
+        mean = {key: figures[key] for key in ("top1", "top5", "loss")}
+        document |= {"sizes": sizes, "rows": [row._asdict() for row in rows]}
+        document["average"] = {**mean, "best_size": best_row(rows).size}
+        lines += table(rows, mean)
+        if picture:
+            title = f"{args.run}: {name}, {figures['images']:,} pictures{mirrored}"
+            write_atomically(picture, plot(rows, mean, title))
+            lines.append(f"plot: {picture}")
+        document["plot"] = str(picture) if picture else None
+    else:
+        document["size"] = sizes[0]
+        lines.append(f"top-1 {figures['top1']:.4f}   top-5 {figures['top5']:.4f}   loss {figures['loss']:.4f}")
+    lines += [f"  {label:<20}{value:.4f}" for label, value in per_class.items() if value is not None]
+    _answer(args.json, document, lines)
 
 
 def predict(argv: list[str]) -> None:
@@ -244,24 +268,27 @@ def predict(argv: list[str]) -> None:
     parser.add_argument("run", help="a run folder or a .safetensors file")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file, a folder, or -")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default 5)")
-    parser.add_argument("--size", type=int, help="height and width in pixels (default: the run's)")
+    _add_sizes(parser)
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error("--top must be 1 or more")
 
     from .evaluation.predict import expand, predict_pictures
+    from .evaluation.scales import check_sizes
     from .training.checkpoint import load
     from .training.loop import pick_device
 
     checkpoint = load(args.run)
-    _check_size(checkpoint.model.min_size, checkpoint.preprocess.size if args.size is None else args.size)
+    sizes = _sizes(args, checkpoint.preprocess.size)
+    check_sizes(checkpoint.model, sizes)
     answers = predict_pictures(
         checkpoint.model.to(pick_device("auto")),
         checkpoint.preprocess,
         checkpoint.classes,
         expand(args.images),
         top=args.top,
-        size=args.size,
+        sizes=sizes,
+        flip=args.flip,
     )
     documents, problems = [], []
     for answer in answers:
@@ -280,9 +307,33 @@ def predict(argv: list[str]) -> None:
         raise FailedError(f"{len(problems)} of {total} pictures could not be used" if total > 1 else "")
 
 
-def _check_size(least: int, size: int) -> None:
-    if size < least:
-        raise ValueError(f"size {size} is too small: this network needs at least {least} pixels")
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument("--size", type=int, help="height and width in pixels (default: the run's)")
+    one_of.add_argument("--sizes", type=_whole_numbers, metavar="A,B,...", help="several; probabilities are averaged")
+    parser.add_argument("--flip", action="store_true", help="average each picture with its mirror image")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers and commas, such as 24,28,32, not {text!r}") from None
+
+
+def _sizes(args: argparse.Namespace, usual: int) -> list[int]:
+    return args.sizes or [usual if args.size is None else args.size]
+
+
+def _plot_file(args: argparse.Namespace) -> Path | None:
+    """Where the plot goes; None for weights in a file of their own, unless `--out` says where."""
+    if not args.out and not Path(args.run).is_dir():
+        return None
+    folder = Path(args.out or args.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder}: you may not write there; name another folder with --out")
+    return folder / "sizes.png"
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -12,7 +12,9 @@ from googlenet.training.layerwise import LayerwiseSGD, scale_to_weights
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 5), nn.Linear(5, 1))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 5), nn.Linear(5, 1)
+    )
     net[3].weight.data.mul_(20)  # longer than 1
     return net.to(memory_format=torch.channels_last)
 

@@ -69,3 +69,15 @@ def test_sizes() -> None:
     assert all(len(block) == 1 for block in blocks)
     assert all(drawn.count(size) == pytest.approx(1000, abs=200) for size in (24, 28, 32))
     assert drawn == [image_size(Size("random", (24, 28, 32), every=5), step, 3000, 7) for step in range(3000)]
+
+
+def test_growing_random_sizes() -> None:
+    size = Size("progressive_random", (24, 28, 32), every=2)
+    sizes = [image_size(size, step, 900, 1) for step in range(900)]
+    assert set(sizes[:300]) == {24}
+    assert set(sizes[300:600]) == {24, 28}
+    assert set(sizes[600:]) == {24, 28, 32}
+    assert all(sizes[600:].count(s) == pytest.approx(100, abs=45) for s in (24, 28, 32))
+    assert [sizes[n] for n in range(0, 300, 2)] == [sizes[n] for n in range(1, 300, 2)]
+    assert sizes == [image_size(size, step, 900, 1) for step in range(900)]
+    assert sizes != [image_size(size, step, 900, 2) for step in range(900)]

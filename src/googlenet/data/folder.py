@@ -37,9 +37,9 @@ def load_folder(
 
     `channels` is 1 or 3; unset, the data set is grey when every picture is. `validation` (a count, or a fraction
     below 1) is drawn from the training pictures of each class in proportion by `seed`, never a class's last one,
-    unless the tree has its own ``val``. Files that cannot be used are listed in `Dataset.skipped`, or raise
-    PictureError with ``unreadable="refuse"``. Raises ValueError for a missing or empty tree, for fewer than two
-    classes, and for more pictures than fit into memory.
+    unless the tree has its own ``val``; a fraction holds out one at least of every class that has two. Files that
+    cannot be used are listed in `Dataset.skipped`, or raise PictureError with ``unreadable="refuse"``. Raises
+    ValueError for a missing or empty tree, for fewer than two classes, and for more pictures than fit into memory.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
@@ -64,7 +64,10 @@ def load_folder(
         train, *rest = (split._replace(images=split.images[:, :1].clone()) for split in (train, *splits.values()))
         splits = dict(zip(splits, rest, strict=True))
     if own["validation"] is None and validation:
-        chosen = _stratified(train.labels, held_out(len(train.labels), validation), seed)
+        held = held_out(len(train.labels), validation)
+        if validation < 1:
+            held = max(held, sum(count > 1 for count in counts))
+        chosen = _stratified(train.labels, held, seed)
         splits["validation"], train = _select(train, chosen), _select(train, ~chosen)
     mean, std = pixel_statistics(train.images)
     classes = tuple(_printable(folder.name) for folder in folders)
@@ -160,6 +163,7 @@ def _stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     for label in range(int(labels.max()) + 1):
         members = order[labels[order] == label]
         share[members] = (torch.arange(len(members)) + 0.5) / len(members)
+        share[members[0]] = 0.0  # so that small classes are in both parts too
         share[members[-1]] = 2.0
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[share.argsort(stable=True)[:count]] = True

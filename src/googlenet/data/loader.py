@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .augment import Flip, erase, flip, shift
 from .dataset import Split
+from .policies import apply_policy, drawing, erase_regions, mix, random_crop
 from .preprocess import Preprocess
 
 # Of an evaluation batch: enough to keep a CPU busy, and the first layer's output stays near 100 MB.
@@ -17,18 +18,30 @@ PIXELS_AT_ONCE = 2_000_000
 
 
 class Batch(NamedTuple):
-    """`images` float (n, channels, size, size), `labels` int64 (n,), as they enter the loss."""
+    """As they enter the loss: `images` float (n, channels, size, size), `labels` int64 (n,).
+
+    Mixed pictures have a share of every class for a label: float (n, classes).
+    """
 
     images: Tensor
     labels: Tensor
 
 
 class Augment(NamedTuple):
-    """What `training_batch` does to the pictures; the values are those of the functions in `augment`."""
+    """What `training_batch` does to the pictures; the values are those of the functions in `augment` and `policies`.
+
+    `crop` is the least share of a random crop, 1 for none. `mixup` and `cutmix` need the number of `classes`.
+    """
 
     flip: Flip = "none"
     shift: int = 0
     erase: int = 0
+    crop: float = 1.0
+    policy: str | None = None
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    classes: int = 0
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -37,6 +50,20 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     Batch normalisation cannot train on one value, so a remainder of one picture is left out of the epoch.
     """
     return math.ceil(count / batch_size) - (1 if count % batch_size == 1 and count > 1 else 0)
+
+
+class Turn(NamedTuple):
+    """The pictures of one step: those from `start` to before `stop` in the order of pass number `epoch`."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+def fixed_turn(count: int, batch_size: int, step: int) -> Turn:
+    """The pictures of `step` where every batch has `batch_size` of the `count` pictures, but for the epoch's last."""
+    epoch, position = divmod(step, steps_per_epoch(count, batch_size))
+    return Turn(epoch, position * batch_size, min((position + 1) * batch_size, count))
 
 
 @lru_cache(maxsize=2)
@@ -58,21 +85,36 @@ def training_batch(
     batch_size: int,
     size: int,
     seed: int,
+    turn: Turn | None = None,
 ) -> Batch:
     """The batch of optimisation step `step` (counted from 0) at `size` pixels.
 
-    Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step).
+    Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step). `turn` says which
+    part of which epoch the step sees; unset, it follows from `batch_size`.
     """
-    per_epoch = steps_per_epoch(len(split.labels), batch_size)
-    epoch, position = divmod(step, per_epoch)
-    order = epoch_order(len(split.labels), seed, epoch)
-    indices = order[position * batch_size : (position + 1) * batch_size]
+    epoch, start, stop = turn or fixed_turn(len(split.labels), batch_size, step)
+    indices = epoch_order(len(split.labels), seed, epoch)[start:stop]
     generator = _generator(2 * seed, step)
     images = split.images[indices.to(split.images.device)]
     images = flip(images, augment.flip, indices, epoch, seed, generator)
     images = shift(images, augment.shift, generator)
     images = erase(images, augment.erase, generator)
-    return Batch(preprocess(images, size), split.labels[indices.to(split.labels.device)])
+    labels = split.labels[indices.to(split.labels.device)]
+    if augment.crop < 1:
+        pixels = random_crop(preprocess.square(images), augment.crop, size, preprocess, generator)
+    else:
+        pixels = preprocess.resize(preprocess.square(images), size)
+    if not (augment.policy or augment.random_erasing or augment.mixup or augment.cutmix):
+        return Batch(preprocess.normalise(pixels), labels)
+    with drawing(generator):
+        if augment.policy:
+            pixels = apply_policy(augment.policy, pixels, preprocess)
+        pixels = preprocess.normalise(pixels)
+        if augment.random_erasing:
+            pixels = erase_regions(pixels, augment.random_erasing)
+        if augment.mixup or augment.cutmix:
+            pixels, labels = mix(pixels, labels, augment.mixup, augment.cutmix, augment.classes)
+    return Batch(pixels, labels)
 
 
 def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:

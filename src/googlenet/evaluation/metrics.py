@@ -17,14 +17,15 @@ class Outputs(NamedTuple):
 
 def collect(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Outputs:
     """Run `model` in evaluation mode over batches of (pixels, labels), and put it back as it was."""
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     logits, labels = [], []
     with torch.inference_mode():
         for images, truth in batches:
             logits.append(model(images.to(device)).float().cpu())
             labels.append(truth.cpu())
-    model.train(was_training)
+    for module, mode in modes.items():
+        module.training = mode
     return Outputs(torch.cat(logits), torch.cat(labels))
 
 

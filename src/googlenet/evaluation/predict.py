@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.pictures import PictureError, picture_files, read_picture
 from ..data.preprocess import Preprocess
+from .scales import Mirrored, average_logits
 
 BATCH = 64
 STANDARD_INPUT = "-"
@@ -47,22 +47,27 @@ def predict_pictures(
     paths: Iterable[str],
     *,
     top: int = 5,
-    size: int | None = None,
+    sizes: Sequence[int] = (),
+    flip: bool = False,
 ) -> Iterator[Answer]:
     """Answer for each path in turn (``-`` reads standard input), computing in batches.
 
-    A picture that cannot be used is answered with its `problem`; the others go on.
+    The probabilities are averaged over `sizes` (pixels; none: the one of `preprocess`) and, with `flip`, over each
+    picture and its mirror image. A picture that cannot be used is answered with its `problem`; the others go on.
     """
+    sizes = sizes or (preprocess.size,)
+    asked = Mirrored(model) if flip else model
     model.eval()
     device = next(model.parameters()).device
     remaining = iter(paths)
     while group := list(islice(remaining, BATCH)):
-        read = [_read(path, preprocess, size) for path in group]
+        read = [_read(path, preprocess, sizes, flip) for path in group]
         usable = [pixels for pixels, _, problem in read if problem is None]
         rows: Iterator[Tensor] = iter(())
         if usable:
             with torch.inference_mode():
-                rows = iter(F.softmax(model(torch.cat(usable).to(device)), dim=1).cpu())
+                views = [asked(torch.cat(at_size).to(device)).cpu() for at_size in zip(*usable, strict=True)]
+            rows = iter(average_logits(views).exp())
         for path, (_, did, problem) in zip(group, read, strict=True):
             if problem:
                 yield Answer(path, [], "", problem)
@@ -72,12 +77,21 @@ def predict_pictures(
             yield Answer(path, [Guess(classes[i], p) for i, p in pairs], did)
 
 
-def _read(path: str, preprocess: Preprocess, size: int | None) -> tuple[Tensor, str, str | None]:
+def _read(
+    path: str, preprocess: Preprocess, sizes: Sequence[int], flip: bool
+) -> tuple[list[Tensor], str, str | None]:
+    """The picture at every size, what was done to it, and the problem where it cannot be used."""
     try:
         if path == STANDARD_INPUT:
             picture = read_picture(sys.stdin.buffer.read(), "standard input")
         else:
             picture = read_picture(Path(path))
-        return (*preprocess.read(picture, size), None)
+        read = [preprocess.read(picture, size) for size in sizes]
     except PictureError as error:
-        return torch.empty(0), "", str(error)
+        return [], "", str(error)
+    did = read[0][1]
+    if len(sizes) > 1:
+        did += f", averaged with {', '.join(map(str, sizes[1:]))} px"
+    if flip:
+        did += ", and mirrored"
+    return [pixels for pixels, _ in read], did, None

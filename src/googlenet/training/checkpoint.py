@@ -64,7 +64,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> GoogLeNet:
     """The recipe's network, its weights drawn from the recipe's seed."""
     variant = {key: value for key, value in asdict(recipe.model).items() if value is not None}
-    name, aux = variant.pop("name"), variant.pop("aux")
+    name, aux = variant.pop("name", "googlenet"), variant.pop("aux")
+    for start in ("weights", "freeze"):
+        variant.pop(start, None)
     return create(name, num_classes, in_channels, aux, seed=recipe.seed, **variant)
 
 

@@ -1,7 +1,6 @@
 """SGD in which every layer moves by the same share of itself."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from ..models import native
 class LayerwiseSGD(torch.optim.SGD):
     """SGD with momentum on gradients scaled by `scale_to_weights`; its state is that of `torch.optim.SGD`.
 
-    On a CPU each tensor is updated in one pass; elsewhere, and without a C compiler, the gradients are scaled in place
-    and PyTorch's step is taken.
+    On a CPU each tensor is updated in one pass; elsewhere, and without a C compiler, the gradients are scaled in
+    place and PyTorch's step is taken.
     """
 
     @torch.no_grad()

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from ..data.dataset import Dataset
-from ..data.loader import Augment, steps_per_epoch, training_batch
+from ..data.loader import Augment, training_batch
+from ..data.policies import policy
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source, load_dataset
 from ..errors import InterruptedRunError
@@ -33,11 +34,14 @@ from ..models.googlenet import GoogLeNet, resolve
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .environment import ENVIRONMENT, describe_environment, read_environment
-from .optimiser import build_optimiser, moving_average, scale_to_weights
+from .norms import plain_batches, reestimate
+from .optimiser import build_optimiser, moving_average
+from .plan import plan_run
 from .recipe import Recipe
 from .record import Record, read_metrics
-from .schedule import image_size, learning_rate_factor
-from .task import Classification
+from .selection import Best
+from .start import build_start, load_start, start_preprocess, training_mode, with_start
+from .task import Classification, balanced
 
 
 class Fitted(NamedTuple):
@@ -70,8 +74,13 @@ def fit(
     data = _load(recipe).to(device)
     started = time.perf_counter()
     torch.manual_seed(recipe.seed)
-    model = checkpoint.build_model(recipe, len(data.classes), data.channels).to(device)
+    state = checkpoint.load_state(run) if resume else None
+    start = load_start(recipe) if state is None else None  # a run that goes on has its weights
+    model = build_start(recipe, start, data.classes, data.channels).to(device)
     _check_fit(recipe, model, data)
+    preprocess = _preprocess(recipe, data, start, state)
+    augment = _augment(recipe, data, preprocess)
+    optimiser = build_optimiser(recipe.optimiser, model)
     if not resume:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(run / checkpoint.RECIPE, recipe.to_yaml())
@@ -79,20 +88,17 @@ def fit(
 
     # What changes the weights. The native step is the same arithmetic, on CPUs only.
     is_native = native.enable(model)
-    task = Classification(recipe.loss)
-    preprocess = _preprocess(recipe, data)
-    augment = Augment(recipe.augment.flip, recipe.augment.shift, recipe.augment.erase)
-    optimiser = build_optimiser(recipe.optimiser, model)
+    even = recipe.loss.class_weights == "balanced"
+    task = Classification(recipe.loss, balanced(data.train.labels, len(data.classes)) if even else None)
     average = moving_average(model, recipe.ema) if recipe.ema else None
     kept = cast(GoogLeNet, average.module) if average else model  # the weights that are measured and delivered
 
     # Where to start: the beginning, or the last saved state. `step` counts the steps that are done.
-    per_epoch = steps_per_epoch(len(data.train.labels), recipe.batch_size)
-    total = recipe.epochs * per_epoch
-    validate_every = max(1, round(recipe.validate_every * per_epoch))
+    plan = plan_run(recipe, len(data.train.labels))
+    total, validate_every = plan.total, plan.validate_every
     pictures = _digest(data)
     step, seconds = 0, time.perf_counter() - started
-    state = checkpoint.load_state(run) if resume else None
+    best = Best(recipe.early_stop) if recipe.early_stop else None
     if state is not None:
         if state["pictures"] != pictures:
             raise ValueError(f"{recipe.data.source}: the pictures are not those that {run} was started with")
@@ -101,6 +107,8 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         if average:
             average.load_state_dict(state["average"])
+        if best:
+            best.load(state["best"])
         torch.set_rng_state(state["random"])
         torch.cuda.set_rng_state_all(state["random_cuda"])
 
@@ -110,6 +118,8 @@ def fit(
             "step": step,
             "seconds": seconds,
             "pictures": pictures,
+            "preprocess": preprocess.to_dict(),
+            "best": best.state() if best else None,
             "native": is_native,
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
@@ -120,56 +130,66 @@ def fit(
         done = Checkpoint(kept, preprocess, data.classes, recipe, metrics)
         checkpoint.save_weights(run / checkpoint.WEIGHTS, done)
 
-    with Record(run, step, total, per_epoch, seconds, progress) as record, _stop_signal() as stop:
+    end = step if best and best.over else total
+    with Record(run, step, end, plan.per_epoch, seconds, progress) as record, _stop_signal() as stop:
         for skipped in data.skipped:
             record.say(f"skipped: {skipped}")
         if state is not None and state["native"] != is_native:
             record.say("this machine takes the steps another way (a C compiler, or none): the last bits will differ")
         saved_at = time.perf_counter()
-        model.train()
-        while step < total:
-            rate = recipe.optimiser.lr * learning_rate_factor(recipe.schedule, step, total, per_epoch)
+        training_mode(model)
+        while step < end:
+            rate, planned = plan.learning_rate(step), plan.at(step)
             for group in optimiser.param_groups:
-                group["lr"] = rate
-            size = image_size(recipe.size, step, total, recipe.seed)
+                group["lr"] = rate * group.get("factor", 1.0)
             batch = training_batch(
                 data.train, preprocess, augment,
-                step=step, batch_size=recipe.batch_size, size=size, seed=recipe.seed,
+                step=step, batch_size=recipe.batch_size, size=planned.size, seed=recipe.seed, turn=planned.turn,
             )  # fmt: skip
 
             loss, correct = task.loss(model, batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.optimiser.layerwise:
-                scale_to_weights(model.parameters())
             if recipe.optimiser.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
             optimiser.step()
             if average:
                 average.update_parameters(model)
             step += 1
-            record.step(step, loss, correct, len(batch.labels), learning_rate=rate, size=size)
+            record.step(step, loss, correct, len(batch.labels), learning_rate=rate, size=planned.size)
 
-            if data.validation and step % validate_every == 0 and step < total:
+            if data.validation and ((step % validate_every == 0 and step < total) or (best and step == total)):
                 record.flush(step)
-                record.scores("validation", step, scores(task.score(kept, data.validation, preprocess)))
+                figures = scores(task.score(kept, data.validation, preprocess))
+                if best:
+                    best.offer(figures, step, kept)
+                    end = step if best.over else end
+                if step < end:
+                    record.scores("validation", step, figures)
             due = time.perf_counter() - saved_at > 60 * recipe.checkpoint_minutes
-            if step < total and (due or stop.is_set()):
+            if step < end and (due or stop.is_set()):
                 record.flush(step)  # refuses to save weights whose loss was not finite
                 save(step, record.seconds, {})
                 record.leave_out_pause()
                 saved_at = time.perf_counter()
-            if step < total and stop.is_set():
+            if step < end and stop.is_set():
                 raise InterruptedRunError(
                     f"stopped at step {step} of {total}, everything is saved; "
                     f"go on with googlenet train --resume {run}"
                 )
+        if best and best.score:
+            kept.load_state_dict(best.weights)
+        if recipe.reestimate_norm is not None:
+            reestimate(kept, plain_batches(recipe, data.train, preprocess))
         seconds = record.seconds
 
         # The final figures: the test set is read here, once, and nothing is chosen by it.
         held_out = {"validation": data.validation, "test": data.test}
         answers = {name: task.score(kept, split, preprocess) for name, split in held_out.items() if split}
         metrics = {name: scores(outputs) for name, outputs in answers.items()}
+        if best:
+            metrics["validation"]["best_step"] = best.step
+            record.say(f"the best of the validated weights are those of step {best.step}")
         for name, figures in metrics.items():
             record.scores(name, step, figures)
         save(step, seconds, metrics)
@@ -180,8 +200,7 @@ def fit(
         held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
     )  # fmt: skip
     checkpoint.write_atomically(run / "report.html", page)
-    images = recipe.epochs * min(len(data.train.labels), per_epoch * recipe.batch_size)
-    return Fitted(run, metrics, seconds, images / seconds)
+    return Fitted(run, metrics, seconds, plan.images(step) / seconds)
 
 
 def pick_device(name: str) -> torch.device:
@@ -197,11 +216,17 @@ def pick_device(name: str) -> torch.device:
 
 def _resolved(recipe: Recipe) -> Recipe:
     """`recipe` with every value that was left to the model or to the working directory filled in."""
-    spec(recipe.model.name)  # refuses an unknown name
-    design = resolve(recipe.model.name, recipe.model.init, recipe.model.dropout, recipe.model.pools, recipe.model.stem_stride)
+    if recipe.model.name is not None:
+        spec(recipe.model.name)  # refuses an unknown name
+    recipe = with_start(recipe)
+    assert recipe.model.name is not None
+    model = recipe.model
+    design = resolve(recipe.model.name, model.init, model.dropout, model.pools, model.stem_stride)
     return replace(
         recipe,
-        model=replace(recipe.model, init=design.init, dropout=design.dropout, pools=design.pools),
+        model=replace(
+            model, init=design.init, dropout=design.dropout, pools=design.pools, stem_stride=design.stem_stride
+        ),
         data=replace(recipe.data, source=absolute_source(recipe.data.source, recipe.data.root)),
         size=replace(recipe.size, test=recipe.test_size),
     )
@@ -238,15 +263,33 @@ def _check_fit(recipe: Recipe, model: GoogLeNet, data: Dataset) -> None:
             f"size {smallest} is too small: {recipe.model.name} needs at least {model.min_size} pixels{hint}"
         )
     normalises = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if recipe.early_stop and not data.validation:
+        raise ValueError("early_stop needs a validation part: set data.validation, such as 0.2")
     if normalises and min(recipe.batch_size, len(data.train.labels)) < 2:
         raise ValueError(f"{recipe.model.name} normalises over the batch: it needs 2 pictures a step at least")
 
 
-def _preprocess(recipe: Recipe, data: Dataset) -> Preprocess:
+def _preprocess(recipe: Recipe, data: Dataset, start: Checkpoint | None, state: dict[str, Any] | None) -> Preprocess:
+    if recipe.data.normalise == "weights":
+        if start is None:
+            assert state is not None
+            return Preprocess.from_dict(state["preprocess"])
+        return start_preprocess(recipe, start, data.channels)
     plain = recipe.data.normalise == "none"
     mean = (0.0,) * data.channels if plain else data.mean
     std = (1.0,) * data.channels if plain else data.std
     return Preprocess(recipe.test_size, data.channels, mean, std, fit=recipe.data.fit)
+
+
+def _augment(recipe: Recipe, data: Dataset, preprocess: Preprocess) -> Augment:
+    """The recipe's random changes; ValueError for a policy that timm does not know."""
+    chosen = recipe.augment
+    if chosen.timm:
+        policy(chosen.timm, preprocess.size, preprocess.mean)
+    return Augment(
+        chosen.flip, chosen.shift, chosen.erase, chosen.crop, chosen.timm, chosen.random_erasing,
+        chosen.mixup, chosen.cutmix, len(data.classes),
+    )  # fmt: skip
 
 
 def _digest(data: Dataset) -> str:

@@ -1,29 +1,39 @@
-"""What a step does with the gradients: scale them, apply them, average the weights that come of it."""
+"""What a step does with the gradients: apply them, and average the weights that come of it."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from .layerwise import LayerwiseSGD
 from .recipe import Optimiser
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over two groups: weights of convolutions and linear layers, which decay, and the rest."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": options.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+    """The optimiser over two groups: weights of convolutions and linear layers, which decay, and the rest.
+
+    There are more groups where the learning rate differs by depth: each has a `factor` to multiply it by. Frozen
+    parameters are in none.
+    """
+    chosen: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            chosen.setdefault((parameter.ndim > 1, rate_factor(options, model, name)), []).append(parameter)
+    if not chosen:
+        raise ValueError("every layer is frozen: there is nothing to train")
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": options.weight_decay if decays else 0.0, "factor": factor}
+        for (decays, factor), parameters in chosen.items()
     ]
     match options.name:
         case "sgd":
-            return torch.optim.SGD(
-                groups, options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True
-            )
+            momentum, nesterov = options.momentum, options.nesterov
+            if options.layerwise:
+                return LayerwiseSGD(groups, options.lr, momentum=momentum, nesterov=nesterov)
+            return torch.optim.SGD(groups, options.lr, momentum=momentum, nesterov=nesterov, fused=True)
         case "adamw":
             return torch.optim.AdamW(groups, options.lr, eps=options.eps, fused=True)
         case "rmsprop":
@@ -32,22 +42,13 @@ def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimiz
             )
 
 
-@torch.no_grad()
-def scale_to_weights(parameters: Iterable[nn.Parameter]) -> None:
-    """Scale each gradient, in place, to the norm of the weights that it changes.
-
-    After "Large Batch Training of Convolutional Networks" (You et al., 2017), with the weights' norm taken as 1 at
-    least, and as 1 for biases and normalisations. A network of 22 layers without shortcuts has gradients of very
-    different sizes along its depth; so each layer moves by the same share of itself.
-    """
-    weights: list[Tensor] = [p for p in parameters if p.grad is not None]
-    grads: list[Tensor] = [p.grad for p in weights if p.grad is not None]
-    sizes, lengths = torch._foreach_norm(grads), torch._foreach_norm(weights)
-    ratios = [
-        (length.clamp_min(1.0) if weight.ndim > 1 else torch.ones_like(length)) / (size + 1e-8)
-        for weight, length, size in zip(weights, lengths, sizes, strict=True)
-    ]
-    torch._foreach_mul_(grads, ratios)
+def rate_factor(options: Optimiser, model: nn.Module, name: str) -> float:
+    """What to multiply the learning rate of parameter `name` by: 1 in the heads, less in the trunk, by depth."""
+    if not name.startswith("trunk."):
+        return 1.0
+    layers = [child for child, layer in model.get_submodule("trunk").named_children() if list(layer.parameters())]
+    depth = len(layers) - 1 - layers.index(name.split(".")[1])
+    return float(options.backbone * options.layer_decay**depth)
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -15,20 +15,27 @@ class Model:
     """The network.
 
     Attributes:
-        name: a name that `googlenet models` lists.
+        name: a name that `googlenet models` lists; that of `weights` where unset, else googlenet.
         aux: add the auxiliary classifiers and train with their losses.
         init: initial weights: xavier, truncated_normal or kaiming; the model's own where unset.
         dropout: before the classifier, in [0, 1); the model's own where unset.
         pools: ceil (the paper's) or padded (the chapter's, for small pictures); the model's own where unset.
-        stem_stride: pixels that become one before the second convolution: 4, or 2 or 1 for small pictures.
+        stem_stride: pixels that become one before the second convolution: 4, or 2 or 1 for small pictures; the
+            model's own (4) where unset.
+        weights: start from those of a run folder or a .safetensors file of ours; a head for other classes, and the
+            values left unset, follow from them. Unset: start anew.
+        freeze: keep the first layers as they are, statistics included: none, stem (all before the first Inception
+            block), trunk (all but the head), or up to a layer by its name, such as inception_4a.
     """
 
-    name: str = "googlenet"
+    name: str | None = None
     aux: bool = False
     init: Literal["xavier", "truncated_normal", "kaiming"] | None = None
     dropout: float | None = None
     pools: Literal["ceil", "padded"] | None = None
-    stem_stride: Literal[4, 2, 1] = 4
+    stem_stride: Literal[4, 2, 1] | None = None
+    weights: str | None = None
+    freeze: str = "none"
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class Data:
         source: fashion-mnist, or folder:PATH with a folder per class.
         root: where the data lies, looked at first.
         validation: training pictures held out: a count from 1 up, or a fraction below 1.
-        normalise: dataset (subtract the training pixels' mean, divide by their deviation) or none ([0, 1]).
+        normalise: dataset (subtract the training pixels' mean, divide by their deviation), none ([0, 1]), or weights
+            (as the weights that the run starts from are used to).
         fit: how a picture becomes square: crop or stretch.
         unreadable: skip unreadable files of a folder, with a list, or refuse the folder.
         limit: use at most so many pictures of each split, for quick trials; unset for all.
@@ -48,7 +56,7 @@ class Data:
     source: str = "fashion-mnist"
     root: str | None = None
     validation: float = 5000
-    normalise: Literal["dataset", "none"] = "dataset"
+    normalise: Literal["dataset", "none", "weights"] = "dataset"
     fit: Fit = "crop"
     unreadable: Unreadable = "skip"
     limit: int | None = None
@@ -59,20 +67,26 @@ class Size:
     """Height and width of the pictures, in pixels, by training step.
 
     Attributes:
-        kind: fixed; progressive (the list in order, each for the same number of pictures' passes); random.
-        train: the sizes to train at: one number, or a list.
-        every: with random, draw a new size every so many steps.
+        kind: fixed; progressive (the list in order, each for the same number of pictures' passes); random (drawn from
+            the list); progressive_random (drawn from those of the list that progressive has reached).
+        train: the sizes to train at: one number, or a list; null for that of model.weights, else the model's own.
+        every: with random and progressive_random, draw a new size every so many steps.
         test: the size to validate, test and predict at; the last training size where unset.
+        batch: fixed (batch_size pictures a step), or constant_memory: batch_size is for the largest training size,
+            smaller ones come in larger batches of as many pixels. The learning rate is not changed by it.
     """
 
-    kind: Literal["fixed", "progressive", "random"] = "fixed"
-    train: int | tuple[int, ...] = 224
+    kind: Literal["fixed", "progressive", "random", "progressive_random"] = "fixed"
+    train: int | tuple[int, ...] | None = 224
     every: int = 10
     test: int | None = None
+    batch: Literal["fixed", "constant_memory"] = "fixed"
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The sizes to train at, as a tuple in every case."""
+        """The sizes to train at, as a tuple in every case; empty while they are left to the model."""
+        if self.train is None:
+            return ()
         return (self.train,) if isinstance(self.train, int) else self.train
 
 
@@ -84,11 +98,21 @@ class Augmentation:
         flip: mirror left to right: none, random, or alternating (each picture's two sides in turn).
         shift: move by up to so many pixels of the stored picture.
         erase: side of a blanked square, in pixels of the stored picture.
+        crop: a random part of the picture, of this share of its area at least, in (0, 1]; 1 for the whole.
+        timm: a policy of timm's, such as rand-m7-mstd0.5, augmix-m3-w3 or original; unset for none.
+        random_erasing: the probability that a rectangle of the picture is blanked, by timm's random erasing.
+        mixup: the Beta distribution's parameter of mixing two pictures and their labels; 0 for none.
+        cutmix: the same, for pasting a part of one picture into another; each batch takes one of the two.
     """
 
     flip: Flip = "none"
     shift: int = 0
     erase: int = 0
+    crop: float = 1.0
+    timm: str | None = None
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,8 @@ class Optimiser:
         eps: added to the root of adamw and rmsprop.
         layerwise: scale each layer's gradient to the norm of its weights first (LARS).
         clip: the largest norm of all gradients together; unset for no limit.
+        backbone: multiplies the learning rate of everything but the heads.
+        layer_decay: multiplies it once more for each layer further from the head, in (0, 1].
     """
 
     name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
@@ -116,6 +142,8 @@ class Optimiser:
     eps: float = 1e-8
     layerwise: bool = False
     clip: float | None = None
+    backbone: float = 1.0
+    layer_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,10 +172,12 @@ class Loss:
     Attributes:
         label_smoothing: the part of the target spread over all classes, in [0, 1).
         aux_weight: the weight of each auxiliary head's loss.
+        class_weights: none, or balanced (each picture counts in inverse proportion to its class's pictures).
     """
 
     label_smoothing: float = 0.0
     aux_weight: float = 0.3
+    class_weights: Literal["none", "balanced"] = "none"
 
 
 @dataclass(frozen=True)
@@ -155,10 +185,15 @@ class Recipe:
     """One training run.
 
     Attributes:
-        epochs: passes over the training pictures.
+        epochs: passes over the training pictures; the last may be a part of one, such as 1.25.
+        min_steps: make more passes where these are fewer steps: a small folder needs them.
         batch_size: pictures a step.
         seed: of the initial weights, the order and every random change.
         ema: keep a moving average of the weights with this decay, in (0, 1), and deliver it; unset for none.
+        reestimate_norm: at the end, average batch normalisation's statistics anew over so many batches of unchanged
+            training pictures at the test size; 0 for all pictures, unset to leave them.
+        early_stop: stop after so many validations without a better one, and deliver the best weights by validation
+            top-1 (among equals, loss); unset to train to the end and deliver the last.
         validate_every: epochs from one validation to the next.
         checkpoint_minutes: minutes from one saved state to the next.
         device: auto, cpu, cuda or mps.
@@ -171,21 +206,29 @@ class Recipe:
     optimiser: Optimiser = field(default_factory=Optimiser)
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
-    epochs: int = 10
+    epochs: float = 10
+    min_steps: int = 0
     batch_size: int = 128
     seed: int = 0
     ema: float | None = None
+    reestimate_norm: int | None = None
+    early_stop: int | None = None
     validate_every: float = 1.0
     checkpoint_minutes: float = 2.0
     device: str = "auto"
 
     def __post_init__(self) -> None:
         for what, holds in (
-            ("epochs must be 1 or more", self.epochs >= 1),
+            ("epochs must be above 0", self.epochs > 0),
+            ("epochs must be whole with size.batch constant_memory",
+             self.size.batch == "fixed" or self.epochs == int(self.epochs)),
+            ("min_steps must be 0 or more", self.min_steps >= 0),
+            ("reestimate_norm must be 0 or more", self.reestimate_norm is None or self.reestimate_norm >= 0),
             ("batch_size must be 1 or more", self.batch_size >= 1),
-            ("size.train needs sizes of 1 or more", bool(self.size.sizes) and min(self.size.sizes) >= 1),
-            ("size.train has several sizes: size.kind must be progressive or random",
-             self.size.kind != "fixed" or len(self.size.sizes) == 1),
+            ("size.train needs sizes of 1 or more",
+             self.size.train is None or (bool(self.size.sizes) and min(self.size.sizes) >= 1)),
+            ("size.train has several sizes: size.kind must be progressive, random or progressive_random",
+             self.size.kind != "fixed" or len(self.size.sizes) <= 1),
             ("size.test must be 1 or more", self.size.test is None or self.size.test >= 1),
             ("size.every must be 1 or more", self.size.every >= 1),
             ("data.limit must be 1 or more", self.data.limit is None or self.data.limit >= 1),
@@ -194,6 +237,9 @@ class Recipe:
             ("optimiser.nesterov needs a momentum", not self.optimiser.nesterov or self.optimiser.momentum > 0),
             ("optimiser.weight_decay must be 0 or more", self.optimiser.weight_decay >= 0),
             ("optimiser.alpha must be in [0, 1)", 0 <= self.optimiser.alpha < 1),
+            ("optimiser.layerwise goes with sgd alone", not self.optimiser.layerwise or self.optimiser.name == "sgd"),
+            ("optimiser.clip has no effect with layerwise, which scales every gradient: leave one of them out",
+             not self.optimiser.layerwise or self.optimiser.clip is None),
             ("optimiser.eps must be above 0", self.optimiser.eps > 0),
             ("optimiser.clip must be above 0", self.optimiser.clip is None or self.optimiser.clip > 0),
             ("schedule.warmup must be in [0, 1)", 0 <= self.schedule.warmup < 1),
@@ -207,6 +253,13 @@ class Recipe:
             ("ema must be in (0, 1)", self.ema is None or 0 < self.ema < 1),
             ("validate_every must be above 0", self.validate_every > 0),
             ("augment.shift and augment.erase must be 0 or more", min(self.augment.shift, self.augment.erase) >= 0),
+            ("augment.crop must be in (0, 1]", 0 < self.augment.crop <= 1),
+            ("augment.random_erasing must be in [0, 1]", 0 <= self.augment.random_erasing <= 1),
+            ("augment.mixup and augment.cutmix must be 0 or more", min(self.augment.mixup, self.augment.cutmix) >= 0),
+            ("optimiser.backbone must be above 0 (model.freeze trunk trains the head alone)",
+             self.optimiser.backbone > 0),
+            ("optimiser.layer_decay must be in (0, 1]", 0 < self.optimiser.layer_decay <= 1),
+            ("early_stop must be 1 or more", self.early_stop is None or self.early_stop >= 1),
         ):  # fmt: skip
             if not holds:
                 raise ValueError(f"in the recipe, {what}")
@@ -214,7 +267,7 @@ class Recipe:
     @property
     def test_size(self) -> int:
         """The size to validate, test and predict at."""
-        return self.size.test or self.size.sizes[-1]
+        return self.size.test or (self.size.sizes or (224,))[-1]
 
     @property
     def stored_size(self) -> int:

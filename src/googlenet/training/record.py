@@ -33,7 +33,7 @@ class Record:
     `seconds` is the training time so far, earlier sessions of a resumed run included.
     """
 
-    def __init__(self, run: Path, step: int, total: int, per_epoch: int, seconds: float, show: bool):
+    def __init__(self, run: Path, step: int, total: int, per_epoch: float, seconds: float, show: bool):
         self.run, self.total, self.per_epoch = run, total, per_epoch
         self._started = time.perf_counter() - seconds
         self._last_step, self._last_seconds = step, seconds

@@ -7,8 +7,8 @@ import torch
 from .recipe import Schedule, Size
 
 
-def learning_rate_factor(schedule: Schedule, step: int, total: int, per_epoch: int) -> float:
-    """What to multiply the peak learning rate by at `step` of `total` (steps count from 0).
+def learning_rate_factor(schedule: Schedule, step: float, total: int, per_epoch: int) -> float:
+    """What to multiply the peak learning rate by at `step` of `total` (steps count from 0, and may be in between).
 
     ``step`` and ``exponential`` decay every `schedule.every` epochs, at once or continuously (GoogLeNet:
     x0.96 every 8 epochs); ``cosine`` falls from 1 to the floor along half a cosine; ``one_cycle`` in a
@@ -41,5 +41,13 @@ def image_size(size: Size, step: int, total: int, seed: int) -> int:
         case "progressive":
             return sizes[min(step * len(sizes) // total, len(sizes) - 1)]
         case "random":
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step // size.every)
-            return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+            return sizes[_draw(len(sizes), step // size.every, seed)]
+        case "progressive_random":
+            reached = min(step * len(sizes) // total, len(sizes) - 1) + 1
+            return sizes[_draw(reached, step // size.every, seed)]
+
+
+def _draw(count: int, number: int, seed: int) -> int:
+    """One of 0..count-1 by chance, the same for the same `number` and `seed`."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    return int(torch.randint(count, (), generator=generator))

@@ -22,21 +22,38 @@ class StepResult(NamedTuple):
 
 
 class Classification(NamedTuple):
-    """One label per picture: cross-entropy, with the auxiliary heads' added at `options.aux_weight` each."""
+    """One label per picture: cross-entropy, with the auxiliary heads' added at `options.aux_weight` each.
+
+    `weights` (classes,) multiply each picture's loss by its class's number; `balanced` makes them.
+    """
 
     options: Loss
+    weights: Tensor | None = None
 
     def loss(self, model: GoogLeNet, batch: Batch) -> StepResult:
         """The training loss of a batch ("Going Deeper with Convolutions", section 5)."""
-        smoothing = self.options.label_smoothing
         logits, aux = model.forward_aux(batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        loss = self._cross_entropy(logits, batch.labels)
         for side in aux:
-            loss = loss + self.options.aux_weight * F.cross_entropy(side, batch.labels, label_smoothing=smoothing)
-        return StepResult(loss, (logits.detach().argmax(dim=1) == batch.labels).sum())
+            loss = loss + self.options.aux_weight * self._cross_entropy(side, batch.labels)
+        truth = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
+        return StepResult(loss, (logits.detach().argmax(dim=1) == truth).sum())
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.options.label_smoothing
+        if self.weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        # PyTorch's mean divides by the weights of whole labels but not of mixed ones: here, by the pictures in both.
+        return F.cross_entropy(logits, labels, self.weights, label_smoothing=smoothing, reduction="none").mean()
 
     def score(self, model: GoogLeNet, split: Split, preprocess: Preprocess) -> Outputs:
         """The network's answers to every picture of `split`."""
         device = next(model.parameters()).device
         with torch.inference_mode():
             return collect(model, evaluation_batches(split, preprocess), device)
+
+
+def balanced(labels: Tensor, classes: int) -> Tensor:
+    """Class weights (classes,) in inverse proportion to the classes' pictures, 1 on average over the pictures."""
+    counts = torch.bincount(labels, minlength=classes).clamp_min(1)
+    return len(labels) / (classes * counts.float())

@@ -1,8 +1,8 @@
 """The passes that a training step is made of, forward and back, on maps seen as matrices.
 
 A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c columns, of float32 or bfloat16; the
-weights that a map meets are of its type, and every number per column (statistics, biases, their gradients) is float32.
-Functions of the kind ``x_backward`` take the gradient of what ``x`` returned.
+weights that a map meets are of its type, and every number per column (statistics, biases, their gradients) is
+float32. Functions of the kind ``x_backward`` take the gradient of what ``x`` returned.
 """
 
 import ctypes
@@ -157,9 +157,7 @@ def activate(pre: Tensor, found: Statistics | None, *outputs: Tensor) -> None:
             _call("relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), *_columns(out))
         else:
             scale, shift = found.scale[part], found.shift[part]
-            _call(
-                "scale_relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), scale, shift, *_columns(out)
-            )
+            _call("scale_relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), scale, shift, *_columns(out))
 
 
 def activate_backward(

@@ -8,8 +8,8 @@ A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c 
   product of 4c by 4c): on such maps most taps fall on the padding;
 - max pooling remembers which pixel won.
 
-Only training on the CPU comes here, in float32 or, under ``torch.autocast("cpu", torch.bfloat16)``, with maps in bfloat16
-(weights and their gradients, statistics and sums stay float32); everything else runs as the modules say.
+Only training on the CPU comes here, in float32 or, under ``torch.autocast("cpu", torch.bfloat16)``, with maps in
+bfloat16 (weights and their gradients, statistics and sums stay float32); everything else runs as the modules say.
 """
 
 import ctypes

@@ -23,7 +23,9 @@ def layerwise_sgd(
 ) -> None:
     """SGD with momentum on a gradient scaled to the norm of its weights (see `training.layerwise`), in place."""
     # The kernel reads memory in order, so all three must lie in the weight's.
-    grad, buffer = (t if t.stride() == weight.stride() else torch.empty_like(weight).copy_(t) for t in (grad, momentum))
+    grad, buffer = (
+        t if t.stride() == weight.stride() else torch.empty_like(weight).copy_(t) for t in (grad, momentum)
+    )
     library = kernels()
     assert library is not None
     library.layerwise_sgd(
