@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import FailedError
+from .errors import FailedError, InterruptedRunError, NonFiniteLossError
 
 if TYPE_CHECKING:
     from .data.dataset import Dataset, Split
@@ -133,13 +133,18 @@ def train(argv: list[str]) -> None:
     parser.add_argument("recipe", nargs="?", help="the name of a shipped recipe, or a YAML file")
     parser.add_argument("--out", help="the run folder (default: runs/RECIPE-TIME)")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, to the same weights")
+    parser.add_argument(
+        "--restartable",
+        action="store_true",
+        help="where --out holds this run already, go on with it; implied when torchrun restarts the processes",
+    )
     if "-h" in argv or "--help" in argv:
         print(parser.format_help())
         print(recipe_parser().format_help().partition("\n\n")[2])
         return
     args, flags = parser.parse_known_args(argv)
     if args.resume:
-        if args.recipe or args.out or flags:
+        if args.recipe or args.out or args.restartable or flags:
             parser.error("--resume takes the run folder alone: the recipe is in it")
         out, recipe = Path(args.resume), load_recipe(Path(args.resume))
     else:
@@ -154,11 +159,25 @@ def train(argv: list[str]) -> None:
             parser.error(str(error))
         out = Path(args.out or f"runs/{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
+    from .training import processes
     from .training.loop import fit
 
-    fitted = fit(
-        recipe, out, resume=bool(args.resume), command=shlex.join(["googlenet", "train", *argv]), progress=True
-    )
+    if not (args.out or args.resume) and (args.restartable or processes.launched()):
+        parser.error("name the run folder with --out: every process and every restart must find the same one")
+    try:
+        fitted = fit(
+            recipe,
+            out,
+            resume=bool(args.resume),
+            restartable=args.restartable or processes.restarted(),
+            command=shlex.join(["googlenet", "train", *argv]),
+            progress=True,
+        )
+    except (NonFiniteLossError, InterruptedRunError) as error:
+        # All processes stop for the same reason; one says it.
+        raise error if processes.is_main() else FailedError("") from None
+    if not processes.is_main():
+        return
     name = "test" if "test" in fitted.metrics else "validation"
     final = fitted.metrics.get(name)
     document = {

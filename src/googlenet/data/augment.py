@@ -1,14 +1,28 @@
-"""Random changes of a training batch, on the whole tensor at once. Pure functions of a generator."""
+"""Random changes of a training batch, on the whole tensor at once. Pure functions of a generator.
+
+`rows` says which part of a step's batch the pictures are; left out, they are all of it.
+"""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .rows import Rows, whole
+from .transfer import send
+
 Flip = Literal["none", "random", "alternating"]
 
 
-def flip(images: Tensor, kind: Flip, indices: Tensor, epoch: int, seed: int, generator: torch.Generator) -> Tensor:
+def flip(
+    images: Tensor,
+    kind: Flip,
+    indices: Tensor,
+    epoch: int,
+    seed: int,
+    generator: torch.Generator,
+    rows: Rows | None = None,
+) -> Tensor:
     """Mirror some of (n, c, h, w) left to right.
 
     ``random`` mirrors each with probability 1/2. ``alternating`` decides by chance in the first epoch and
@@ -18,35 +32,38 @@ def flip(images: Tensor, kind: Flip, indices: Tensor, epoch: int, seed: int, gen
     if kind == "none":
         return images
     if kind == "random":
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        rows = rows or whole(len(images))
+        mirrored = rows.of(torch.rand(rows.total, generator=generator)) < 0.5
     else:
         mirrored = (_coin(indices, seed) + epoch) % 2 == 1
-    return torch.where(mirrored.view(-1, 1, 1, 1).to(images.device), images.flip(-1), images)
+    return torch.where(send(mirrored.view(-1, 1, 1, 1), images.device), images.flip(-1), images)
 
 
-def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+def shift(images: Tensor, pixels: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """Move each picture of (n, c, h, w) by up to `pixels` up, down, left and right; the border is zero."""
     if pixels == 0:
         return images
     count, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (pixels,) * 4)
-    offsets = torch.randint(0, 2 * pixels + 1, (2, count, 1), generator=generator).to(images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device)
+    rows = rows or whole(count)
+    drawn = torch.randint(0, 2 * pixels + 1, (2, rows.total, 1), generator=generator)
+    offsets = send(rows.of(drawn, dim=1), images.device)
+    lines = offsets[0] + torch.arange(height, device=images.device)
     columns = offsets[1] + torch.arange(width, device=images.device)
     picture = torch.arange(count, device=images.device).view(-1, 1, 1)
-    return padded.movedim(1, -1)[picture, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
+    return padded.movedim(1, -1)[picture, lines.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
 
 
-def erase(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+def erase(images: Tensor, side: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """Blank a random square of `side` pixels in each of (n, c, h, w) (cutout, DeVries & Taylor 2017)."""
     if side == 0:
         return images
     count, _, height, width = images.shape
-    device = images.device
-    top = torch.randint(0, height, (count, 1), generator=generator).to(device) - side // 2
-    left = torch.randint(0, width, (count, 1), generator=generator).to(device) - side // 2
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    inside = ((rows >= top) & (rows < top + side)).unsqueeze(2) & (
+    device, rows = images.device, rows or whole(count)
+    top = send(rows.of(torch.randint(0, height, (rows.total, 1), generator=generator)), device) - side // 2
+    left = send(rows.of(torch.randint(0, width, (rows.total, 1), generator=generator)), device) - side // 2
+    lines, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    inside = ((lines >= top) & (lines < top + side)).unsqueeze(2) & (
         (columns >= left) & (columns < left + side)
     ).unsqueeze(1)
     return images.masked_fill(inside.unsqueeze(1), 0)

@@ -12,6 +12,8 @@ from .augment import Flip, erase, flip, shift
 from .dataset import Split
 from .policies import apply_policy, drawing, erase_regions, mix, random_crop
 from .preprocess import Preprocess
+from .rows import Rows, whole
+from .transfer import send
 
 # Of an evaluation batch: enough to keep a CPU busy, and the first layer's output stays near 100 MB.
 PIXELS_AT_ONCE = 2_000_000
@@ -86,25 +88,34 @@ def training_batch(
     size: int,
     seed: int,
     turn: Turn | None = None,
+    rows: Rows | None = None,
 ) -> Batch:
-    """The batch of optimisation step `step` (counted from 0) at `size` pixels.
+    """The batch of optimisation step `step` (counted from 0) at `size` pixels, or those `rows` of it.
 
     Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step). `turn` says which
     part of which epoch the step sees; unset, it follows from `batch_size`.
     """
     epoch, start, stop = turn or fixed_turn(len(split.labels), batch_size, step)
-    indices = epoch_order(len(split.labels), seed, epoch)[start:stop]
+    rows = rows or whole(stop - start)
+    by_timm = augment.policy or augment.random_erasing or augment.mixup or augment.cutmix
+    if by_timm and rows.pictures < rows.total:
+        # These draw from one stream for picture after picture, and mix pictures of the whole batch.
+        batch = training_batch(
+            split, preprocess, augment, step=step, batch_size=batch_size, size=size, seed=seed, turn=turn
+        )
+        return Batch(rows.of(batch.images), rows.of(batch.labels))
+    indices = rows.of(epoch_order(len(split.labels), seed, epoch)[start:stop])
     generator = _generator(2 * seed, step)
-    images = split.images[indices.to(split.images.device)]
-    images = flip(images, augment.flip, indices, epoch, seed, generator)
-    images = shift(images, augment.shift, generator)
-    images = erase(images, augment.erase, generator)
-    labels = split.labels[indices.to(split.labels.device)]
+    images = split.images[send(indices, split.images.device)]
+    images = flip(images, augment.flip, indices, epoch, seed, generator, rows)
+    images = shift(images, augment.shift, generator, rows)
+    images = erase(images, augment.erase, generator, rows)
+    labels = split.labels[send(indices, split.labels.device)]
     if augment.crop < 1:
-        pixels = random_crop(preprocess.square(images), augment.crop, size, preprocess, generator)
+        pixels = random_crop(preprocess.square(images), augment.crop, size, preprocess, generator, rows)
     else:
         pixels = preprocess.resize(preprocess.square(images), size)
-    if not (augment.policy or augment.random_erasing or augment.mixup or augment.cutmix):
+    if not by_timm:
         return Batch(preprocess.normalise(pixels), labels)
     with drawing(generator):
         if augment.policy:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from .preprocess import Preprocess
+from .rows import Rows, whole
 
 # "Going Deeper with Convolutions", section 6: the sides' ratio of a random crop.
 ASPECTS = (3 / 4, 4 / 3)
@@ -38,20 +39,28 @@ def drawing(generator: torch.Generator) -> Iterator[None]:
 
 
 def random_crop(
-    images: Tensor, least: float, size: int, preprocess: Preprocess, generator: torch.Generator
+    images: Tensor,
+    least: float,
+    size: int,
+    preprocess: Preprocess,
+    generator: torch.Generator,
+    rows: Rows | None = None,
 ) -> Tensor:
     """uint8 (n, c, h, w) -> float (n, c, size, size) in 0..255: a part of each picture, resized.
 
-    Its area is a share in [least, 1] of the picture's and its sides' ratio in `ASPECTS`, as far as it fits in.
+    Its area is a share in [least, 1] of the picture's and its sides' ratio in `ASPECTS`, as far as it fits in. `rows`
+    says which part of a step's batch the pictures are; left out, they are all of it.
     """
     count, _, height, width = images.shape
-    share = least + (1 - least) * torch.rand(count, generator=generator)
-    aspect = torch.empty(count).uniform_(math.log(ASPECTS[0]), math.log(ASPECTS[1]), generator=generator).exp()
-    rows = (share * height * width / aspect).sqrt().round().long().clamp(1, height).tolist()
-    columns = (share * height * width * aspect).sqrt().round().long().clamp(1, width).tolist()
-    place = torch.rand(2, count, generator=generator).tolist()
+    rows = rows or whole(count)
+    share = least + (1 - least) * torch.rand(rows.total, generator=generator)
+    aspect = torch.empty(rows.total).uniform_(math.log(ASPECTS[0]), math.log(ASPECTS[1]), generator=generator).exp()
+    heights = (share * height * width / aspect).sqrt().round().long().clamp(1, height)
+    widths = (share * height * width * aspect).sqrt().round().long().clamp(1, width)
+    place = rows.of(torch.rand(2, rows.total, generator=generator), dim=1).tolist()
     out = torch.empty(count, images.shape[1], size, size, device=images.device)
-    for number, (h, w, y, x) in enumerate(zip(rows, columns, *place, strict=True)):
+    sides = (rows.of(heights).tolist(), rows.of(widths).tolist())
+    for number, (h, w, y, x) in enumerate(zip(*sides, *place, strict=True)):
         top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
         out[number] = preprocess.resize(images[number : number + 1, :, top : top + h, left : left + w], size)[0]
     return out

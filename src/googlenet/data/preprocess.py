@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .pictures import to_tensor
+from .transfer import send
 
 Fit = Literal["crop", "stretch"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -70,8 +71,8 @@ class Preprocess:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Float pixels 0..255 (n, channels, h, w) -> (x / 255 - mean) / std."""
         shape = (1, self.channels, 1, 1)
-        mean = torch.tensor(self.mean, device=pixels.device).view(shape)
-        std = torch.tensor(self.std, device=pixels.device).view(shape)
+        mean = send(torch.tensor(self.mean).view(shape), pixels.device)
+        std = send(torch.tensor(self.std).view(shape), pixels.device)
         return (pixels - 255.0 * mean) / (255.0 * std)
 
     def read(self, picture: Image.Image, size: int | None = None) -> tuple[Tensor, str]:

@@ -22,9 +22,7 @@ from .recipe import Recipe
 from .recipe_file import read_recipe, recipe_from_dict
 
 # What `fit` saves, and asks for when it goes on.
-STATE_KEYS = frozenset(
-    ("step", "seconds", "pictures", "native", "model", "optimiser", "average", "random", "random_cuda")
-)
+STATE_KEYS = frozenset(("step", "seconds", "pictures", "native", "model", "optimiser", "average", "scaler", "random"))
 ANEW = "remove it to start the run anew"
 
 WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"

@@ -13,10 +13,10 @@ import torch
 from ..models.native import kernels
 
 ENVIRONMENT = "environment.json"
-PACKAGES = ("googlenet", "torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("googlenet", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
-def describe_environment(command: str | None) -> dict[str, Any]:
+def describe_environment(command: str | None, processes: int = 1) -> dict[str, Any]:
     """Plain values, for environment.json and the report."""
     return {
         "command": command,
@@ -26,6 +26,7 @@ def describe_environment(command: str | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "native_step": kernels() is not None,

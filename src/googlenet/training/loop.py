@@ -3,45 +3,40 @@
 What a step does depends on the recipe and the step's number alone: the order of the pictures, their changes, their
 size and the learning rate are functions of it, and the one random state that is not (dropout's) is saved. So a run
 that was interrupted, however roughly, goes on to the same weights.
+
+Several processes run this same code, each on its part of every batch. Their gradients are averaged on the way back,
+so all of them take the same steps; the main one writes, measures and speaks.
 """
 
-import hashlib
-import json
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
-from ..data.dataset import Dataset
-from ..data.loader import Augment, training_batch
-from ..data.policies import policy
-from ..data.preprocess import Preprocess
-from ..data.sources import absolute_source, load_dataset
+from ..data.loader import training_batch
+from ..data.rows import rows_of_step
 from ..errors import InterruptedRunError
-from ..evaluation.metrics import scores
+from ..evaluation.metrics import Outputs, scores
 from ..evaluation.report import render_report
 from ..models import native
-from ..models.catalogue import spec
-from ..models.googlenet import GoogLeNet, resolve
-from . import checkpoint
+from ..models.googlenet import GoogLeNet
+from . import checkpoint, prepare, processes
+from .batch_statistics import apart, synchronise_norms
 from .checkpoint import Checkpoint
-from .environment import ENVIRONMENT, describe_environment, read_environment
+from .devices import pick_device as pick_device  # callers know it under this module's name
+from .environment import read_environment
 from .norms import plain_batches, reestimate
 from .optimiser import build_optimiser, moving_average
 from .plan import plan_run
 from .recipe import Recipe
 from .record import Record, read_metrics
 from .selection import Best
-from .start import build_start, load_start, start_preprocess, training_mode, with_start
-from .task import Classification, balanced
+from .start import build_start, load_start, training_mode
+from .stopping import stop_signal
+from .task import Classification, Learner, balanced
 
 
 class Fitted(NamedTuple):
@@ -58,50 +53,56 @@ def fit(
     out: str | Path,
     *,
     resume: bool = False,
+    restartable: bool = False,
     progress: bool = True,
     command: str | None = None,
 ) -> Fitted:
     """Train as `recipe` says and leave everything in the run folder `out`.
 
-    `resume` continues the run in `out` from its last saved state. `progress` is shown on standard error. `command` is
-    quoted in the report. Raises ValueError for a folder in use or data that does not fit, NonFiniteLossError (a
-    ValueError) when training diverges, InterruptedRunError after SIGINT or SIGTERM.
+    `resume` continues the run in `out` from its last saved state; `restartable` does so where there is one, and
+    starts it where there is none. `progress` is shown on standard error. `command` is quoted in the report. Raises
+    ValueError for a folder in use or data that does not fit, NonFiniteLossError (a ValueError) when training
+    diverges, InterruptedRunError after SIGINT or SIGTERM.
     """
     # Everything that can be wrong is looked at before the run folder is made.
-    run, recipe = Path(out), _resolved(recipe)
-    _check_folder(run, recipe, resume)
     device = pick_device(recipe.device)
-    data = _load(recipe).to(device)
+    run, recipe = Path(out), prepare.resolved(recipe, device)
+    accelerator = processes.join(device, recipe.precision, recipe.compile)
+    resume = processes.on_main(lambda: prepare.check_folder(run, recipe, resume, restartable))
+    device = accelerator.device
+    data = prepare.load(recipe).to(device)
     started = time.perf_counter()
-    torch.manual_seed(recipe.seed)
-    state = checkpoint.load_state(run) if resume else None
+    torch.manual_seed(recipe.seed + processes.rank())  # each process drops out other units
+    state = processes.on_main(lambda: checkpoint.load_state(run)) if resume else None
     start = load_start(recipe) if state is None else None  # a run that goes on has its weights
     model = build_start(recipe, start, data.classes, data.channels).to(device)
-    _check_fit(recipe, model, data)
-    preprocess = _preprocess(recipe, data, start, state)
-    augment = _augment(recipe, data, preprocess)
+    prepare.check_fit(recipe, model, data)
+    preprocess = prepare.preprocess_of(recipe, data, start, state)
+    augment = prepare.augment_of(recipe, data, preprocess)
+    pictures = prepare.digest(data)
+    if state is not None and state["pictures"] != pictures:
+        raise ValueError(f"{recipe.data.source}: the pictures are not those that {run} was started with")
+    shares_statistics = processes.count() > 1 and synchronise_norms(model)
     optimiser = build_optimiser(recipe.optimiser, model)
-    if not resume:
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(run / checkpoint.RECIPE, recipe.to_yaml())
-        checkpoint.write_atomically(run / ENVIRONMENT, json.dumps(describe_environment(command), indent=2) + "\n")
+    processes.on_main(lambda: prepare.make_folder(run, recipe, command))
 
-    # What changes the weights. The native step is the same arithmetic, on CPUs only.
-    is_native = native.enable(model)
+    # What changes the weights. The native step is the same arithmetic, on CPUs only; its batch normalisation knows
+    # the pictures of one process.
+    is_native = not shares_statistics and not recipe.compile and native.enable(model)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
     even = recipe.loss.class_weights == "balanced"
     task = Classification(recipe.loss, balanced(data.train.labels, len(data.classes)) if even else None)
     average = moving_average(model, recipe.ema) if recipe.ema else None
     kept = cast(GoogLeNet, average.module) if average else model  # the weights that are measured and delivered
+    learner, optimiser = accelerator.prepare(Learner(task, model), optimiser)
 
     # Where to start: the beginning, or the last saved state. `step` counts the steps that are done.
     plan = plan_run(recipe, len(data.train.labels))
     total, validate_every = plan.total, plan.validate_every
-    pictures = _digest(data)
     step, seconds = 0, time.perf_counter() - started
     best = Best(recipe.early_stop) if recipe.early_stop else None
     if state is not None:
-        if state["pictures"] != pictures:
-            raise ValueError(f"{recipe.data.source}: the pictures are not those that {run} was started with")
         step, seconds = state["step"], state["seconds"]
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -109,70 +110,94 @@ def fit(
             average.load_state_dict(state["average"])
         if best:
             best.load(state["best"])
-        torch.set_rng_state(state["random"])
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+        if accelerator.scaler:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        processes.set_random_state(state["random"], device)
 
     def save(step: int, seconds: float, metrics: dict[str, dict[str, float]]) -> None:
         """The state that `resume` goes on from, and the weights as they would be delivered now."""
-        checkpoint.save_state(run, {
-            "step": step,
-            "seconds": seconds,
-            "pictures": pictures,
-            "preprocess": preprocess.to_dict(),
-            "best": best.state() if best else None,
-            "native": is_native,
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state_dict() if average else None,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
-        })  # fmt: skip
-        done = Checkpoint(kept, preprocess, data.classes, recipe, metrics)
-        checkpoint.save_weights(run / checkpoint.WEIGHTS, done)
+        random = processes.random_states(device)
+
+        def write() -> None:
+            checkpoint.save_state(run, {
+                "step": step,
+                "seconds": seconds,
+                "pictures": pictures,
+                "preprocess": preprocess.to_dict(),
+                "best": best.state() if best else None,
+                "native": is_native,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average.state_dict() if average else None,
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+                "random": random,
+            })  # fmt: skip
+            done = Checkpoint(kept, preprocess, data.classes, recipe, metrics)
+            checkpoint.save_weights(run / checkpoint.WEIGHTS, done)
+
+        processes.on_main(write)
+
+    def validate() -> dict[str, float]:
+        return scores(task.score(kept, data.validation, preprocess))
 
     end = step if best and best.over else total
-    with Record(run, step, end, plan.per_epoch, seconds, progress) as record, _stop_signal() as stop:
+    with Record(run, step, end, plan.per_epoch, seconds, progress) as record, stop_signal() as stop:
         for skipped in data.skipped:
             record.say(f"skipped: {skipped}")
         if state is not None and state["native"] != is_native:
             record.say("this machine takes the steps another way (a C compiler, or none): the last bits will differ")
+        if state is not None and len(state["random"]) != processes.count():
+            record.say("another number of processes than before: the last bits, and what dropout drops, will differ")
         saved_at = time.perf_counter()
+        nothing = torch.zeros((), device=device)
         training_mode(model)
         while step < end:
             rate, planned = plan.learning_rate(step), plan.at(step)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
-            batch = training_batch(
-                data.train, preprocess, augment,
-                step=step, batch_size=recipe.batch_size, size=planned.size, seed=recipe.seed, turn=planned.turn,
-            )  # fmt: skip
-
-            loss, correct = task.loss(model, batch)
+            images = planned.turn.stop - planned.turn.start
+            parts = rows_of_step(images, recipe.accumulate, processes.rank(), processes.count())
+            loss_sum = correct_sum = nothing
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for number, rows in enumerate(parts, 1):
+                batch = training_batch(
+                    data.train, preprocess, augment,
+                    step=step, batch_size=recipe.batch_size, size=planned.size, seed=recipe.seed,
+                    turn=planned.turn, rows=rows,
+                )  # fmt: skip
+                share = len(batch.labels) / images
+                # The gradients of all processes are averaged once, on the way back from the last part.
+                with nullcontext() if number == len(parts) else accelerator.no_sync(learner):
+                    loss, correct = learner(batch)
+                    accelerator.backward(loss * (share * processes.count()))
+                if len(batch.labels):  # the mean over no pictures is no number
+                    loss_sum, correct_sum = loss_sum + loss.detach() * share, correct_sum + correct
+
+            accelerator.unscale_gradients()
             if recipe.optimiser.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
             optimiser.step()
             if average:
                 average.update_parameters(model)
             step += 1
-            record.step(step, loss, correct, len(batch.labels), learning_rate=rate, size=planned.size)
+            record.step(step, loss_sum, correct_sum, images, learning_rate=rate, size=planned.size)
 
             if data.validation and ((step % validate_every == 0 and step < total) or (best and step == total)):
                 record.flush(step)
-                figures = scores(task.score(kept, data.validation, preprocess))
+                figures = processes.on_main(validate)
                 if best:
                     best.offer(figures, step, kept)
                     end = step if best.over else end
                 if step < end:
                     record.scores("validation", step, figures)
-            due = time.perf_counter() - saved_at > 60 * recipe.checkpoint_minutes
-            if step < end and (due or stop.is_set()):
+            due = processes.is_main() and time.perf_counter() - saved_at > 60 * recipe.checkpoint_minutes
+            stopping, saving = processes.any_of(stop.is_set(), due)
+            if step < end and (saving or stopping):
                 record.flush(step)  # refuses to save weights whose loss was not finite
                 save(step, record.seconds, {})
                 record.leave_out_pause()
                 saved_at = time.perf_counter()
-            if step < end and stop.is_set():
+            if step < end and stopping:
                 raise InterruptedRunError(
                     f"stopped at step {step} of {total}, everything is saved; "
                     f"go on with googlenet train --resume {run}"
@@ -180,148 +205,35 @@ def fit(
         if best and best.score:
             kept.load_state_dict(best.weights)
         if recipe.reestimate_norm is not None:
-            reestimate(kept, plain_batches(recipe, data.train, preprocess))
+            with apart(kept):  # each process over the same batches
+                reestimate(kept, plain_batches(recipe, data.train, preprocess))
         seconds = record.seconds
 
         # The final figures: the test set is read here, once, and nothing is chosen by it.
         held_out = {"validation": data.validation, "test": data.test}
-        answers = {name: task.score(kept, split, preprocess) for name, split in held_out.items() if split}
-        metrics = {name: scores(outputs) for name, outputs in answers.items()}
-        if best:
-            metrics["validation"]["best_step"] = best.step
-            record.say(f"the best of the validated weights are those of step {best.step}")
-        for name, figures in metrics.items():
-            record.scores(name, step, figures)
+        answers: dict[str, Outputs] = {}
+
+        def measure() -> dict[str, dict[str, float]]:
+            answers.update({name: task.score(kept, split, preprocess) for name, split in held_out.items() if split})
+            metrics = {name: scores(outputs) for name, outputs in answers.items()}
+            if best:
+                metrics["validation"]["best_step"] = best.step
+                record.say(f"the best of the validated weights are those of step {best.step}")
+            for name, figures in metrics.items():
+                record.scores(name, step, figures)
+            return metrics
+
+        metrics = processes.on_main(measure)
         save(step, seconds, metrics)
 
-    shown = "test" if data.test else "validation"
-    page = render_report(
-        run.name, recipe.to_yaml(), read_metrics(run), data.classes,
-        held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
-    )  # fmt: skip
-    checkpoint.write_atomically(run / "report.html", page)
+    def report() -> None:
+        shown = "test" if data.test else "validation"
+        page = render_report(
+            run.name, recipe.to_yaml(), read_metrics(run), data.classes,
+            held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
+        )  # fmt: skip
+        checkpoint.write_atomically(run / "report.html", page)
+
+    processes.on_main(report)
+    processes.leave()
     return Fitted(run, metrics, seconds, plan.images(step) / seconds)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `name` says; ``auto`` takes CUDA, then MPS, then the CPU. ValueError where it is absent."""
-    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    present = [kind for kind, there in have.items() if there]
-    if name == "auto":
-        return torch.device(present[0])
-    if name.partition(":")[0] not in present:
-        raise ValueError(f"device {name!r} is not on this machine; it has {', '.join(present)}")
-    return torch.device(name)
-
-
-def _resolved(recipe: Recipe) -> Recipe:
-    """`recipe` with every value that was left to the model or to the working directory filled in."""
-    if recipe.model.name is not None:
-        spec(recipe.model.name)  # refuses an unknown name
-    recipe = with_start(recipe)
-    assert recipe.model.name is not None
-    model = recipe.model
-    design = resolve(recipe.model.name, model.init, model.dropout, model.pools, model.stem_stride)
-    return replace(
-        recipe,
-        model=replace(
-            model, init=design.init, dropout=design.dropout, pools=design.pools, stem_stride=design.stem_stride
-        ),
-        data=replace(recipe.data, source=absolute_source(recipe.data.source, recipe.data.root)),
-        size=replace(recipe.size, test=recipe.test_size),
-    )
-
-
-def _check_folder(run: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse a folder that is in use, or, to resume, one that holds no run or another recipe's."""
-    if resume:
-        if checkpoint.load_recipe(run) != recipe:
-            raise ValueError(f"{run}: was started with another recipe")
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise ValueError(f"{run}: exists already; name another folder, or continue it with --resume {run}")
-
-
-def _load(recipe: Recipe) -> Dataset:
-    return load_dataset(
-        recipe.data.source,
-        root=recipe.data.root,
-        validation=recipe.data.validation,
-        size=recipe.stored_size,
-        fit=recipe.data.fit,
-        unreadable=recipe.data.unreadable,
-        limit=recipe.data.limit,
-        seed=recipe.seed,
-    )
-
-
-def _check_fit(recipe: Recipe, model: GoogLeNet, data: Dataset) -> None:
-    """Refuse sizes under the network's minimum, and batches too small for its normalisation."""
-    smallest = min(*recipe.size.sizes, recipe.test_size)
-    if smallest < model.min_size:
-        hint = ", or model.pools padded" if recipe.model.pools == "ceil" else ""
-        raise ValueError(
-            f"size {smallest} is too small: {recipe.model.name} needs at least {model.min_size} pixels{hint}"
-        )
-    normalises = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    if recipe.early_stop and not data.validation:
-        raise ValueError("early_stop needs a validation part: set data.validation, such as 0.2")
-    if normalises and min(recipe.batch_size, len(data.train.labels)) < 2:
-        raise ValueError(f"{recipe.model.name} normalises over the batch: it needs 2 pictures a step at least")
-
-
-def _preprocess(recipe: Recipe, data: Dataset, start: Checkpoint | None, state: dict[str, Any] | None) -> Preprocess:
-    if recipe.data.normalise == "weights":
-        if start is None:
-            assert state is not None
-            return Preprocess.from_dict(state["preprocess"])
-        return start_preprocess(recipe, start, data.channels)
-    plain = recipe.data.normalise == "none"
-    mean = (0.0,) * data.channels if plain else data.mean
-    std = (1.0,) * data.channels if plain else data.std
-    return Preprocess(recipe.test_size, data.channels, mean, std, fit=recipe.data.fit)
-
-
-def _augment(recipe: Recipe, data: Dataset, preprocess: Preprocess) -> Augment:
-    """The recipe's random changes; ValueError for a policy that timm does not know."""
-    chosen = recipe.augment
-    if chosen.timm:
-        policy(chosen.timm, preprocess.size, preprocess.mean)
-    return Augment(
-        chosen.flip, chosen.shift, chosen.erase, chosen.crop, chosen.timm, chosen.random_erasing,
-        chosen.mixup, chosen.cutmix, len(data.classes),
-    )  # fmt: skip
-
-
-def _digest(data: Dataset) -> str:
-    """Tells one set of training pictures from another, by names, labels and pixels' mean."""
-    about = json.dumps([data.classes, list(data.train.names), data.train.labels.tolist(), data.mean, data.std])
-    return hashlib.sha256(about.encode()).hexdigest()
-
-
-@contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that the step under way is finished and saved.
-
-    A second signal acts at once, as without us.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-    def on_signal(*_: Any) -> None:
-        stop.set()
-        restore()
-        print("finishing this step, then saving (once more: stop at once)", file=sys.stderr, flush=True)
-
-    for kind in before:
-        signal.signal(kind, on_signal)
-    try:
-        yield stop
-    finally:
-        restore()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..data.transfer import send
 from .layerwise import LayerwiseSGD
 from .recipe import Optimiser
 
@@ -61,8 +62,11 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
         if not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
             return
-        seen = torch.as_tensor(count).to(averaged[0])
-        part = 1 - torch.clamp((1 + seen) / (10 + seen), max=decay)
+        seen = torch.as_tensor(count).to(averaged[0].dtype)
+        part = send(1 - torch.clamp((1 + seen) / (10 + seen), max=decay), averaged[0].device)
         torch._foreach_lerp_(averaged, current, [part] * len(averaged))
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    # Every update asks whether it is the first: a count on the device would be waited for.
+    average.n_averaged = average.n_averaged.cpu()
+    return average

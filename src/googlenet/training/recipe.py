@@ -8,6 +8,7 @@ import yaml
 from ..data.augment import Flip
 from ..data.dataset import Unreadable
 from ..data.preprocess import Fit
+from .devices import Precision
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ class Recipe:
     Attributes:
         epochs: passes over the training pictures; the last may be a part of one, such as 1.25.
         min_steps: make more passes where these are fewer steps: a small folder needs them.
-        batch_size: pictures a step.
+        batch_size: pictures a step, of all processes together.
+        accumulate: cut each step's batch into so many parts, one after the other, where memory is short.
         seed: of the initial weights, the order and every random change.
         ema: keep a moving average of the weights with this decay, in (0, 1), and deliver it; unset for none.
         reestimate_norm: at the end, average batch normalisation's statistics anew over so many batches of unchanged
@@ -197,6 +199,8 @@ class Recipe:
         validate_every: epochs from one validation to the next.
         checkpoint_minutes: minutes from one saved state to the next.
         device: auto, cpu, cuda or mps.
+        precision: float32, bfloat16, float16 (CUDA only), or auto: bfloat16 where the device computes it natively.
+        compile: let torch.compile make the step, in place of the native one on CPUs.
     """
 
     model: Model = field(default_factory=Model)
@@ -209,6 +213,7 @@ class Recipe:
     epochs: float = 10
     min_steps: int = 0
     batch_size: int = 128
+    accumulate: int = 1
     seed: int = 0
     ema: float | None = None
     reestimate_norm: int | None = None
@@ -216,6 +221,8 @@ class Recipe:
     validate_every: float = 1.0
     checkpoint_minutes: float = 2.0
     device: str = "auto"
+    precision: Precision = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for what, holds in (
@@ -225,6 +232,8 @@ class Recipe:
             ("min_steps must be 0 or more", self.min_steps >= 0),
             ("reestimate_norm must be 0 or more", self.reestimate_norm is None or self.reestimate_norm >= 0),
             ("batch_size must be 1 or more", self.batch_size >= 1),
+            ("accumulate must be 1 or more, and leave each part 2 of batch_size's pictures or more",
+             self.accumulate == 1 or 2 <= 2 * self.accumulate <= self.batch_size),
             ("size.train needs sizes of 1 or more",
              self.size.train is None or (bool(self.size.sizes) and min(self.size.sizes) >= 1)),
             ("size.train has several sizes: size.kind must be progressive, random or progressive_random",

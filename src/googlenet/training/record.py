@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import NonFiniteLossError
+from . import processes
 from .checkpoint import write_atomically
 
 METRICS = "metrics.jsonl"
@@ -30,7 +31,8 @@ QUIET_SECONDS = 30.0
 class Record:
     """Collects each step's figures on the device and writes their means every `EVERY` steps.
 
-    `seconds` is the training time so far, earlier sessions of a resumed run included.
+    `seconds` is the training time so far, earlier sessions of a resumed run included. Of several processes each notes
+    its part of every step, and the main one writes the whole.
     """
 
     def __init__(self, run: Path, step: int, total: int, per_epoch: float, seconds: float, show: bool):
@@ -41,7 +43,7 @@ class Record:
         self._correct: list[Tensor] = []
         self._images = 0
         self._settings: dict[str, float] = {}
-        self._show = show
+        self._show = show and processes.is_main()
         self._console = Console(stderr=True)
         self._said = time.perf_counter()
         self._bar = Progress(
@@ -51,11 +53,13 @@ class Record:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not (show and self._console.is_terminal),
+            disable=not (self._show and self._console.is_terminal),
         )
         self._task = self._bar.add_task("step", total=total, completed=step, figures="")
-        self._keep_until(step)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board: SummaryWriter | None = None
+        if processes.is_main():
+            self._keep_until(step)
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> "Record":
         self._bar.start()
@@ -65,7 +69,8 @@ class Record:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        self._board.close()
+        if self._board:
+            self._board.close()
 
     @property
     def seconds(self) -> float:
@@ -73,7 +78,10 @@ class Record:
         return time.perf_counter() - self._started
 
     def step(self, step: int, loss: Tensor, correct: Tensor, images: int, **settings: float) -> None:
-        """Note one finished step (counted from 1); `settings` are its learning rate, size and the like."""
+        """Note one finished step (counted from 1); `settings` are its learning rate, size and the like.
+
+        `loss` and `correct` are this process's parts of the step's; `images` are the step's.
+        """
         self._losses.append(loss.detach())
         self._correct.append(correct)
         self._images += images
@@ -85,12 +93,12 @@ class Record:
         """Write what was collected up to `step`; raises NonFiniteLossError if a loss is no finite number."""
         if not self._losses:
             return
-        losses = torch.stack(self._losses).float().cpu()
+        losses = processes.total(torch.stack(self._losses).float()).cpu()
         broken = torch.nonzero(~torch.isfinite(losses)).flatten()
         if len(broken):
             first = step - len(losses) + 1 + int(broken[0])
             raise NonFiniteLossError(f"the loss became {losses[broken[0]].item()} at step {first}; {REMEDY}")
-        accuracy = torch.stack(self._correct).sum().item() / self._images
+        accuracy = processes.total(torch.stack(self._correct).sum()).item() / self._images
         seconds = self.seconds
         speed = self._images / max(seconds - self._last_seconds, 1e-9)
         loss = losses.mean().item()
@@ -122,6 +130,8 @@ class Record:
             self._said = time.perf_counter()
 
     def _write(self, split: str, step: int, **figures: float) -> None:
+        if self._board is None:
+            return
         entry = {"split": split, "step": step, "epoch": round(step / self.per_epoch, 4), **figures}
         entry["seconds"] = round(self.seconds, 3)
         with (self.run / METRICS).open("a") as file:

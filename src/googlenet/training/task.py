@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.dataset import Split
 from ..data.loader import Batch, evaluation_batches
@@ -41,6 +41,8 @@ class Classification(NamedTuple):
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.options.label_smoothing
+        # In mixed precision too, a loss is summed in float32.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.weights is None:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         # PyTorch's mean divides by the weights of whole labels but not of mixed ones: here, by the pictures in both.
@@ -57,3 +59,15 @@ def balanced(labels: Tensor, classes: int) -> Tensor:
     """Class weights (classes,) in inverse proportion to the classes' pictures, 1 on average over the pictures."""
     counts = torch.bincount(labels, minlength=classes).clamp_min(1)
     return len(labels) / (classes * counts.float())
+
+
+class Learner(nn.Module):
+    """A network with its loss, as one module: what is spread over processes, cast to fewer bits, compiled."""
+
+    def __init__(self, task: Classification, model: GoogLeNet):
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Batch) -> StepResult:
+        """The result of the task on one batch, or on this process's part of it."""
+        return self.task.loss(self.model, batch)

@@ -60,13 +60,14 @@ def enable(model: nn.Module) -> bool:
 
 
 def usable(x: Tensor, lanes: int = 1) -> bool:
-    """Whether this map is one for the native step: on the CPU, gradients wanted, channels by `lanes`."""
+    """Whether this map is one for the native step: on the CPU, gradients wanted, not empty, channels by `lanes`."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, map_dtype())
         and map_dtype() in (torch.float32, torch.bfloat16)
         and x.shape[1] % lanes == 0
         and x.shape[1] <= MOST_CHANNELS
+        and len(x) > 0
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )

@@ -1,0 +1,172 @@
+"""Several processes are one run: real ones, started by torchrun, against one process and against each other."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from googlenet.data.loader import steps_per_epoch
+from googlenet.training.checkpoint import build_model, load, load_recipe
+from googlenet.training.loop import fit
+from googlenet.training.recipe_file import read_recipe
+from googlenet.training.record import read_metrics
+
+DOUBLE = [str(Path(__file__).with_name("double_precision.py"))]
+PLAIN = ["-m", "googlenet"]
+
+# Twenty steps.
+TWENTY = (
+    "fashion-mnist-smoke --epochs=5 --batch_size=32 --validate_every=9 --device=cpu --ema=0.9"
+    " --model.dropout=0 --augment.erase=3"
+).split()
+
+
+def torchrun(processes: int, *arguments: str, restarts: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.Popen(
+        [*command, f"--max-restarts={restarts}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[key].double() - other[key].double()).abs().max().item() for key in one)
+
+
+@pytest.mark.parametrize(
+    ("program", "processes", "model"),
+    [
+        # The last batch of each epoch has 2 pictures, of which the third process gets none.
+        (
+            PLAIN,
+            3,
+            [
+                "--model.name=googlenet_d2l",
+                "--data.limit=98",
+                "--accumulate=2",
+                "--optimiser.clip=1",
+                "--optimiser.lr=0.1",
+            ],
+        ),
+        (
+            DOUBLE,
+            2,
+            ["--model.name=googlenet_bn", "--data.limit=111", "--optimiser.layerwise=true", "--optimiser.lr=0.001"],
+        ),
+    ],
+    ids=["no normalisation, three", "synchronised normalisation, two"],
+)
+def test_several_processes_end_with_the_weights_of_one(
+    program: list[str], processes: int, model: list[str], tmp_path: Path
+) -> None:
+    several = torchrun(processes, *program, "train", *TWENTY, *model, "--out", str(tmp_path / "several"))
+    alone = subprocess.run(
+        [sys.executable, *program, "train", *TWENTY, *model, "--out", str(tmp_path / "alone")],
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 0, alone.stderr
+    out, _ = finished(several)
+    assert out.count("top-1 accuracy") == 1, "the main process alone speaks"
+    one, other = (load(tmp_path / name) for name in ("alone", "several"))
+    before = build_model(one.recipe, 10, 1).state_dict()
+    assert largest_difference(before, one.model.state_dict()) > 1e-3, "the weights have moved"
+    assert largest_difference(one.model.state_dict(), other.model.state_dict()) <= 1e-5
+    for split in ("validation", "test"):
+        assert other.metrics[split] == pytest.approx(one.metrics[split], abs=1e-4)
+    entries = [[e for e in read_metrics(tmp_path / name) if e["split"] == "train"] for name in ("alone", "several")]
+    assert [e["step"] for e in entries[0]] == [e["step"] for e in entries[1]] == [20]
+    for figure in ("loss", "accuracy"):
+        assert entries[1][0][figure] == pytest.approx(entries[0][0][figure], abs=1e-4)
+
+
+def test_synchronised_normalisation_is_that_of_the_whole_batch() -> None:
+    """Parts of several sizes, empty ones among them: outputs, gradients and running statistics."""
+    finished(torchrun(3, str(Path(__file__).with_name("norm_in_parts.py"))))
+
+
+def test_a_run_whose_worker_is_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    recipe = (
+        "fashion-mnist-smoke --epochs=2 --data.limit=120 --batch_size=8 --validate_every=9 --device=cpu"
+        " --model.name=googlenet_d2l --model.dropout=0.3 --ema=0.9"
+    ).split()
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    finished(torchrun(2, *PLAIN, "train", *recipe, "--out", str(whole)))
+    # A state every step or two, so that there is one to go on from.
+    often = "--checkpoint_minutes=0.002"
+    launcher = torchrun(2, *PLAIN, "train", *recipe, often, "--out", str(run), restarts=1)
+    while _steps_done(run) < 5:
+        assert launcher.poll() is None, launcher.communicate()[1]
+        time.sleep(0.02)
+    os.kill(_worker(launcher.pid, rank=1), signal.SIGKILL)
+    killed_at = _steps_done(run)
+    finished(launcher)
+    assert 5 <= killed_at < 2 * steps_per_epoch(120, 8)
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, run))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    steps = [e["step"] for e in read_metrics(run) if e["split"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == 30
+    # The same command after the end, by hand: the figures are measured again and nothing else changes.
+    fitted = fit(load_recipe(run), run, restartable=True, progress=False)
+    assert fitted.metrics == load(whole).metrics
+
+
+def _worker(launcher: int, rank: int) -> int:
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError(f"no worker has rank {rank}")
+
+
+def _steps_done(run: Path) -> int:
+    try:
+        return int(torch.load(run / "state.pt", weights_only=True)["step"])
+    except FileNotFoundError:
+        return 0
+
+
+def test_mistakes_are_told_once(tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    process = torchrun(2, *PLAIN, "train", "fashion-mnist-smoke", "--out", str(tmp_path / "used"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.count("exists already") == 1
+    assert next(line for line in err.splitlines() if line.startswith("googlenet train: ")).count("used") == 2
+
+
+def test_a_launched_run_needs_a_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *PLAIN, "train", "fashion-mnist-smoke"],
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--out" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_restartable_starts_where_nothing_is_and_refuses_another_recipe(tmp_path: Path) -> None:
+    recipe = read_recipe("fashion-mnist-smoke", ["--data.limit=64", "--epochs=1", "--device=cpu"])
+    fit(recipe, tmp_path / "run", restartable=True, progress=False)
+    other = read_recipe("fashion-mnist-smoke", ["--data.limit=64", "--epochs=2", "--device=cpu"])
+    with pytest.raises(ValueError, match="another recipe"):
+        fit(other, tmp_path / "run", restartable=True, progress=False)
