@@ -90,6 +90,18 @@ def curve(found: Found) -> str:
     return table(["epoch", "training loss", "training accuracy"], rows) + f"\n\n{found['about']}"
 
 
+def search(found: Found) -> str:
+    """One change of the recipe a row."""
+    rows = [
+        [
+            row["change"], f"`{row['keys']}`" if row["keys"] else "", f"{row['validation_top1_mean']:.4f}",
+            row["validation_top1_sd"], row["n"], row["seconds"],
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    return table(["change", "keys", "validation top-1, mean", "sd", "n", "seconds, median"], rows)
+
+
 SECTIONS: dict[str, Callable[[Found], str]] = {
     "throughput": throughput,
     "time_to_accuracy": time_to_accuracy,
@@ -97,6 +109,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "decoding": decoding,
     "scales": scales,
     "chapter": curve,
+    "search": search,
 }
 
 
