@@ -183,7 +183,9 @@ def evaluate(argv: list[str]) -> None:
     """Measure a run."""
     parser = _parser("evaluate", "Measure a trained network.", "googlenet evaluate runs/demo --json")
     parser.add_argument("run", help="a run folder or a .safetensors file")
-    parser.add_argument("--data", metavar="SOURCE", help="fashion-mnist or folder:PATH (default: the run's own)")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="fashion-mnist, folder:PATH or shards:PATH (default: the run's own)"
+    )
     parser.add_argument("--root", help="where the data lies, looked at first")
     parser.add_argument("--split", choices=["test", "validation", "train"], help="default: test where there is one")
     parser.add_argument("--size", type=int, help="height and width in pixels (default: the run's)")
@@ -213,6 +215,8 @@ def evaluate(argv: list[str]) -> None:
         unreadable=options.unreadable,
         limit=args.limit or (options.limit if source == options.source else None),
         seed=checkpoint.recipe.seed,
+        resident=options.resident,
+        workers=options.workers,
     )
     for skipped in data.skipped:
         print(f"skipped: {skipped}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from .augment import Flip, erase, flip, shift
 from .dataset import Split
 from .preprocess import Preprocess
+from .stream import Stream, rows_in_parts
 
 # Of an evaluation batch: enough to keep a CPU busy, and the first layer's output stays near 100 MB.
 PIXELS_AT_ONCE = 2_000_000
@@ -45,6 +47,21 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(2 * seed + 1, epoch))
 
 
+@dataclass(frozen=True)
+class Order:
+    """Which pictures each step sees, of so many `pictures`: each epoch is a fresh permutation, drawn from `seed`."""
+
+    pictures: int
+    batch_size: int
+    seed: int
+
+    def __call__(self, step: int) -> Tensor:
+        """The numbers of the pictures of `step`, counted from 0: int64 (at most batch_size,)."""
+        epoch, position = divmod(step, steps_per_epoch(self.pictures, self.batch_size))
+        start = position * self.batch_size
+        return epoch_order(self.pictures, self.seed, epoch)[start : start + self.batch_size]
+
+
 def _generator(stream: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(stream * 1_000_000_007 + number)
 
@@ -61,14 +78,16 @@ def training_batch(
 ) -> Batch:
     """The batch of optimisation step `step` (counted from 0) at `size` pixels.
 
-    Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step).
+    Shuffling, flips and shifts are functions of (seed, step). Of a streamed split, the next steps' pictures are read
+    meanwhile.
     """
-    per_epoch = steps_per_epoch(len(split.labels), batch_size)
-    epoch, position = divmod(step, per_epoch)
-    order = epoch_order(len(split.labels), seed, epoch)
-    indices = order[position * batch_size : (position + 1) * batch_size]
+    order = Order(len(split.labels), batch_size, seed)
+    epoch, indices = step // steps_per_epoch(len(split.labels), batch_size), order(step)
     generator = _generator(2 * seed, step)
-    images = split.images[indices.to(split.images.device)]
+    if isinstance(split.images, Stream):
+        images = split.images.step(order, step)
+    else:
+        images = split.images[indices.to(split.images.device)]
     images = flip(images, augment.flip, indices, epoch, seed, generator)
     images = shift(images, augment.shift, generator)
     images = erase(images, augment.erase, generator)
@@ -79,6 +98,6 @@ def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = 
     """Every picture once, in order, as prediction would see it, in batches of about `PIXELS_AT_ONCE`."""
     side = preprocess.size if size is None else size
     batch_size = max(1, min(500, PIXELS_AT_ONCE // side**2))
-    for start in range(0, len(split.labels), batch_size):
-        part = split.part(start, start + batch_size)
-        yield Batch(preprocess(part.images, side), part.labels)
+    parts = rows_in_parts(len(split.labels), batch_size)
+    for rows, pixels in zip(parts, split.pixels(parts), strict=True):
+        yield Batch(preprocess(pixels, side), split.labels[rows[0] : rows[-1] + 1])

@@ -226,6 +226,8 @@ def _load(recipe: Recipe) -> Dataset:
         unreadable=recipe.data.unreadable,
         limit=recipe.data.limit,
         seed=recipe.seed,
+        resident=recipe.data.resident,
+        workers=recipe.data.workers,
     )
 
 
