@@ -1,8 +1,8 @@
 """Splits -> batches. Which pictures a step sees depends on the seed and the step alone, so any run can resume."""
 
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,19 +47,13 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(2 * seed + 1, epoch))
 
 
-@dataclass(frozen=True)
-class Order:
-    """Which pictures each step sees, of so many `pictures`: each epoch is a fresh permutation, drawn from `seed`."""
+def rows_of_step(count: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """The numbers of the pictures, of `count`, that `step` (counted from 0) sees: int64 (at most batch_size,).
 
-    pictures: int
-    batch_size: int
-    seed: int
-
-    def __call__(self, step: int) -> Tensor:
-        """The numbers of the pictures of `step`, counted from 0: int64 (at most batch_size,)."""
-        epoch, position = divmod(step, steps_per_epoch(self.pictures, self.batch_size))
-        start = position * self.batch_size
-        return epoch_order(self.pictures, self.seed, epoch)[start : start + self.batch_size]
+    Each epoch is a fresh permutation.
+    """
+    epoch, position = divmod(step, steps_per_epoch(count, batch_size))
+    return epoch_order(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
 
 
 def _generator(stream: int, number: int) -> torch.Generator:
@@ -81,11 +75,12 @@ def training_batch(
     Shuffling, flips and shifts are functions of (seed, step). Of a streamed split, the next steps' pictures are read
     meanwhile.
     """
-    order = Order(len(split.labels), batch_size, seed)
-    epoch, indices = step // steps_per_epoch(len(split.labels), batch_size), order(step)
+    count = len(split.labels)
+    epoch, indices = step // steps_per_epoch(count, batch_size), rows_of_step(count, batch_size, seed, step)
     generator = _generator(2 * seed, step)
     if isinstance(split.images, Stream):
-        images = split.images.step(order, step)
+        later = (rows_of_step(count, batch_size, seed, number) for number in itertools.count(step + 1))
+        images = split.images.take(indices, later)
     else:
         images = split.images[indices.to(split.images.device)]
     images = flip(images, augment.flip, indices, epoch, seed, generator)

@@ -257,11 +257,12 @@ def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, see
             order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
             # The library prints what it writes, and takes its pattern for a format.
             pattern = f"{partial}/{PREFIX[split]}".replace("%", "%%") + "-%06d.tar"
-            with wds.ShardWriter(pattern, maxcount=per_shard, maxsize=float("inf"), verbose=0, mtime=0) as writer:
+            with wds.ShardWriter(
+                pattern, maxcount=per_shard, maxsize=float("inf"), verbose=0, encoder=False, mtime=0
+            ) as writer:
                 for number, row in enumerate(order):
                     path, label = files[row]
                     suffix = path.suffix.lower().removeprefix(".")
-                    # Under a name that the library does not encode: the bytes of the file, as they are.
                     writer.write({"__key__": f"{number:08d}", suffix: path.read_bytes(), "cls": str(label).encode()})
         names = [printable(name) for name in tree.classes]
         (partial / CLASSES[0]).write_text(json.dumps(names, indent=2) + "\n")

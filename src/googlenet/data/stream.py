@@ -5,7 +5,8 @@ import itertools
 import os
 import signal
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class Stream:
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        self._running: tuple[Callable[[int], Tensor], int, Iterator[Tensor]] | None = None
+        self._running: _Running | None = None
 
     def __len__(self) -> int:
         return len(self.places.file)
@@ -112,18 +113,39 @@ class Stream:
         _RUNNING.add(batches)
         return batches
 
-    def step(self, plan: Callable[[int], Tensor], step: int) -> Tensor:
-        """The pictures of rows ``plan(step)``, on the device, while those of the next steps are read already.
+    def take(self, rows: Tensor, then: Iterator[Tensor]) -> Tensor:
+        """The pictures `rows`, on the device; those that `then` names, in that order, are read ahead meanwhile.
 
-        Any step can be asked for at any time; in order is quick. Plans are told apart by ``==``.
+        What comes next is a guess, which decides about the time alone: where it was wrong, reading starts anew.
         """
-        before, self._running = self._running, None
-        if before is not None and before[:2] == (plan, step):
-            batches = before[2]
-        else:
-            batches = self.batches(plan(number) for number in itertools.count(step))
-        pixels = next(batches)
-        self._running = (plan, step + 1, batches)
+        running, self._running = self._running, None
+        if running is None or not running.expects(rows):
+            running = _Running(self, itertools.chain([rows], then))
+        pixels = running.next()
+        self._running = running
+        return pixels
+
+
+class _Running:
+    """Batches under way, and which rows they are of."""
+
+    def __init__(self, stream: Stream, plan: Iterator[Tensor]):
+        self.asked: deque[Tensor] = deque()
+        self.batches = stream.batches(self._noted(plan, self.asked))
+
+    @staticmethod
+    def _noted(plan: Iterator[Tensor], asked: deque[Tensor]) -> Iterator[Tensor]:
+        for rows in plan:
+            asked.append(rows)
+            yield rows
+
+    def expects(self, rows: Tensor) -> bool:
+        """Whether the next batch is that of `rows`; nobody knows where none was asked for yet."""
+        return bool(self.asked) and torch.equal(self.asked[0], rows)
+
+    def next(self) -> Tensor:
+        pixels = next(self.batches)
+        self.asked.popleft()
         return pixels
 
 

@@ -79,12 +79,14 @@ def _read_index(path: Path) -> Index:
         return True
 
     def members(tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
+        count = 0
         try:
             for member in tar:
+                count += 1
                 if member.isreg():
                     yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(path)}
         except tarfile.TarError as error:
-            problems.append(f"{path}: damaged after {len(tar.members)} files ({error})")
+            problems.append(f"{path}: damaged after {count} files ({error})")
 
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
