@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench bench-decoding clean
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 4 minutes on 2 cores)"
@@ -11,6 +11,7 @@ help:
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  our training step against the textbook's, at five sizes (about 6 minutes on 2 cores)"
+	@echo "make bench-decoding  JPEG files to batches, against torchvision's ImageFolder"
 
 setup: $(VENV)/.installed
 
@@ -55,6 +56,9 @@ test: lint tools
 
 bench: setup
 	$(BIN)/python benchmarks/throughput.py
+
+bench-decoding: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/decoding.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -29,7 +29,7 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Path:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a reader who followed along would have in the folder."""
     samples = ROOT / "docs" / "samples"
     shutil.copytree(samples, tmp_path / "docs" / "samples")
@@ -38,6 +38,9 @@ def desk(tmp_path: Path) -> Path:
         for number, picture in enumerate(sorted(samples.iterdir())):
             shutil.copy(picture, tmp_path / "photos" / name / f"{number}.png")
     shutil.copy(samples / "bag.png", tmp_path / "new-photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (packing,) = blocks(ROOT / "docs" / "data.md", "python")
+    exec(packing, {})
     return tmp_path
 
 

@@ -207,7 +207,9 @@ def evaluate(argv: list[str]) -> None:
         "googlenet evaluate runs/demo --sizes 24,28,32 --split validation",
     )
     parser.add_argument("run", help="a run folder or a .safetensors file")
-    parser.add_argument("--data", metavar="SOURCE", help="fashion-mnist or folder:PATH (default: the run's own)")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="fashion-mnist, folder:PATH or shards:PATH (default: the run's own)"
+    )
     parser.add_argument("--root", help="where the data lies, looked at first")
     parser.add_argument("--split", choices=["test", "validation", "train"], help="default: test where there is one")
     _add_sizes(parser)
@@ -241,6 +243,8 @@ def evaluate(argv: list[str]) -> None:
         unreadable=options.unreadable,
         limit=args.limit or (options.limit if source == options.source else None),
         seed=checkpoint.recipe.seed,
+        resident=options.resident,
+        workers=options.workers,
     )
     for skipped in data.skipped:
         print(f"skipped: {skipped}", file=sys.stderr)

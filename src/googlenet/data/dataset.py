@@ -1,17 +1,22 @@
-"""What a data set is once it is read: splits of uint8 pictures in memory, with their labels and names."""
+"""What a data set is once it is read: splits of uint8 pictures, in memory or on the disk, with labels and names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .stream import Stream
+
 
 class Split(NamedTuple):
-    """A part of a data set: `images` uint8 (n, channels, h, w), `labels` int64 (n,), one name per picture."""
+    """A part of a data set: `images` uint8 (n, channels, h, w), `labels` int64 (n,), one name per picture.
 
-    images: Tensor
+    The images are a tensor, or a `Stream` that decodes them when they are asked for.
+    """
+
+    images: Tensor | Stream
     labels: Tensor
     names: Sequence[str]
 
@@ -24,14 +29,34 @@ class Split(NamedTuple):
 
     def part(self, start: int, stop: int | None) -> "Split":
         """Pictures start..stop, without a copy."""
-        return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop])
+        if isinstance(self.images, Tensor):
+            return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop])
+        return self.select(torch.arange(len(self.labels))[start:stop])
+
+    def select(self, rows: Tensor) -> "Split":
+        """The pictures `rows`: int64 numbers, or a mask of all."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.select(rows)
+        numbers = (rows.nonzero().flatten() if rows.dtype == torch.bool else rows).tolist()
+        return Split(images, self.labels[rows], [self.names[row] for row in numbers])
 
     def spaced(self, count: int) -> "Split":
         """At most `count` pictures, evenly spaced, so that each class of an ordered folder keeps its share."""
         if count >= len(self.labels):
             return self
-        rows = torch.arange(count) * len(self.labels) // count
-        return Split(self.images[rows], self.labels[rows], [self.names[row] for row in rows.tolist()])
+        return self.select(torch.arange(count) * len(self.labels) // count)
+
+    def grey(self) -> "Split":
+        """The same pictures with one channel, where all their channels are alike."""
+        if isinstance(self.images, Stream):
+            return self._replace(images=self.images.with_channels(1))
+        return self._replace(images=self.images[:, :1].clone())
+
+    def pixels(self, plan: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each int64 tensor of rows in `plan` those pictures, uint8 (len(rows), channels, h, w)."""
+        if isinstance(self.images, Stream):
+            return self.images.batches(plan)
+        images = self.images
+        return (images[rows.to(images.device)] for rows in plan)
 
 
 Unreadable = Literal["skip", "refuse"]
@@ -39,7 +64,7 @@ Unreadable = Literal["skip", "refuse"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled data set, whole in memory.
+    """A labelled data set.
 
     `validation` is held out of the training pictures; `test` is read once, for the final figure, and is
     empty where the source has none. `mean` and `std` are of the training pixels, per channel, as fractions of
@@ -77,17 +102,25 @@ def held_out(count: int, validation: float) -> int:
     return held
 
 
-def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 (n, c, h, w), as fractions of the pixel range.
+def hold_out(split: Split, validation: float, seed: int) -> tuple[Split, Split]:
+    """`split` without its held-out pictures, and these: of each class in proportion, never its last one.
 
-    Counted from the histogram, so that no float copy of the data set is made.
+    `validation` is a count, or a fraction below 1, which holds out one at least of every class that has two; which
+    pictures, `seed` decides. ValueError where none were left.
     """
-    mean, std = [], []
-    values = torch.arange(256, dtype=torch.float64) / 255
-    for channel in range(images.shape[1]):
-        share = torch.bincount(images[:, channel].flatten(), minlength=256).double()
-        share /= share.sum()
-        centre = (share * values).sum()
-        mean.append(round(centre.item(), 4))
-        std.append(max(round((share * (values - centre) ** 2).sum().sqrt().item(), 4), 1e-4))
-    return tuple(mean), tuple(std)
+    labels, count = split.labels, held_out(len(split.labels), validation)
+    if validation < 1:
+        count = max(count, int((torch.bincount(labels) > 1).sum()))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    # Rank each picture within its class as a share of the class, and take the smallest shares.
+    by_class = order[labels[order].argsort(stable=True)]
+    share = torch.ones(len(labels))
+    for members in torch.split(by_class, torch.bincount(labels).tolist()):
+        share[members] = (torch.arange(len(members)) + 0.5) / len(members)
+        share[members[:1]] = 0.0  # so that small classes are in both parts too
+        share[members[-1:]] = 2.0
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[share.argsort(stable=True)[:count]] = True
+    mask &= share < 2.0
+    return split.select(~mask), split.select(mask)

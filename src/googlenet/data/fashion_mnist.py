@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ..cache import cache_folder
-from .dataset import Dataset, Split, held_out, pixel_statistics
+from .dataset import Dataset, Split, held_out
+from .statistics import pixel_statistics
 
 CLASSES = (
     "T-shirt/top",
@@ -69,7 +70,7 @@ def load_fashion_mnist(root: str | None, validation: float) -> Dataset:
 
     train = split("train")
     kept = len(train.labels) - held_out(len(train.labels), validation)
-    mean, std = pixel_statistics(train.images[:kept])
+    mean, std = pixel_statistics(images["train"][:kept].unsqueeze(1))
     return Dataset("fashion-mnist", CLASSES, train.part(0, kept), train.part(kept, None), split("t10k"), mean, std)
 
 

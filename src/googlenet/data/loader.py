@@ -1,7 +1,8 @@
 """Splits -> batches. Which pictures a step sees depends on the seed and the step alone, so any run can resume."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from .dataset import Split
 from .policies import apply_policy, drawing, erase_regions, mix, random_crop
 from .preprocess import Preprocess
 from .rows import Rows, whole
+from .stream import Stream, rows_in_parts
 from .transfer import send
 
 # Of an evaluation batch: enough to keep a CPU busy, and the first layer's output stays near 100 MB.
@@ -74,6 +76,20 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(2 * seed + 1, epoch))
 
 
+def rows_of_step(count: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """The numbers of the pictures, of `count`, that `step` (counted from 0) sees: int64 (at most batch_size,).
+
+    Each epoch is a fresh permutation.
+    """
+    epoch, position = divmod(step, steps_per_epoch(count, batch_size))
+    return epoch_order(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+
+
+def pictures_of(count: int, seed: int, turn: Turn, rows: Rows) -> Tensor:
+    """The numbers, of `count` pictures, of those `rows` of a step's batch: int64 (rows.pictures,)."""
+    return rows.of(epoch_order(count, seed, turn.epoch)[turn.start : turn.stop])
+
+
 def _generator(stream: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(stream * 1_000_000_007 + number)
 
@@ -89,25 +105,35 @@ def training_batch(
     seed: int,
     turn: Turn | None = None,
     rows: Rows | None = None,
+    later: Iterable[tuple[Turn, Rows]] | None = None,
 ) -> Batch:
     """The batch of optimisation step `step` (counted from 0) at `size` pixels, or those `rows` of it.
 
     Each epoch is a fresh permutation; shuffling, flips and shifts are functions of (seed, step). `turn` says which
-    part of which epoch the step sees; unset, it follows from `batch_size`.
+    part of which epoch the step sees; unset, it follows from `batch_size`. Of a streamed split, the pictures that
+    will be asked for `later` are read meanwhile; unset, those of the next steps.
     """
-    epoch, start, stop = turn or fixed_turn(len(split.labels), batch_size, step)
-    rows = rows or whole(stop - start)
+    count = len(split.labels)
+    turn = turn or fixed_turn(count, batch_size, step)
+    rows = rows or whole(turn.stop - turn.start)
     by_timm = augment.policy or augment.random_erasing or augment.mixup or augment.cutmix
     if by_timm and rows.pictures < rows.total:
         # These draw from one stream for picture after picture, and mix pictures of the whole batch.
         batch = training_batch(
-            split, preprocess, augment, step=step, batch_size=batch_size, size=size, seed=seed, turn=turn
-        )
+            split, preprocess, augment, step=step, batch_size=batch_size, size=size, seed=seed, turn=turn,
+            later=None if later is None else ((turn, whole(turn.stop - turn.start)) for turn, _ in later),
+        )  # fmt: skip
         return Batch(rows.of(batch.images), rows.of(batch.labels))
-    indices = rows.of(epoch_order(len(split.labels), seed, epoch)[start:stop])
+    indices = pictures_of(count, seed, turn, rows)
     generator = _generator(2 * seed, step)
-    images = split.images[send(indices, split.images.device)]
-    images = flip(images, augment.flip, indices, epoch, seed, generator, rows)
+    if isinstance(split.images, Stream):
+        if later is None:
+            turns = (fixed_turn(count, batch_size, number) for number in itertools.count(step + 1))
+            later = ((turn, whole(turn.stop - turn.start)) for turn in turns)
+        images = split.images.take(indices, (pictures_of(count, seed, *piece) for piece in later))
+    else:
+        images = split.images[send(indices, split.images.device)]
+    images = flip(images, augment.flip, indices, turn.epoch, seed, generator, rows)
     images = shift(images, augment.shift, generator, rows)
     images = erase(images, augment.erase, generator, rows)
     labels = split.labels[send(indices, split.labels.device)]
@@ -132,6 +158,6 @@ def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = 
     """Every picture once, in order, as prediction would see it, in batches of about `PIXELS_AT_ONCE`."""
     side = preprocess.size if size is None else size
     batch_size = max(1, min(500, PIXELS_AT_ONCE // side**2))
-    for start in range(0, len(split.labels), batch_size):
-        part = split.part(start, start + batch_size)
-        yield Batch(preprocess(part.images, side), part.labels)
+    parts = rows_in_parts(len(split.labels), batch_size)
+    for rows, pixels in zip(parts, split.pixels(parts), strict=True):
+        yield Batch(preprocess(pixels, side), split.labels[rows[0] : rows[-1] + 1])

@@ -68,6 +68,17 @@ class Preprocess:
         pixels = F.interpolate(pixels, (size, size), mode=self.interpolation, align_corners=False, antialias=smooth)
         return pixels.clamp_(0, 255) if self.interpolation == "bicubic" else pixels
 
+    def keep(self, pixels: Tensor) -> Tensor:
+        """uint8 (channels, h, w) -> uint8 (channels, size, size): what `read` sees, rounded, within one level.
+
+        Bytes are resized as bytes: several times quicker than through floats, rounded after each direction.
+        """
+        square = self.square(pixels.unsqueeze(0))
+        if square.shape[-2:] == (self.size, self.size):
+            return square[0]
+        shape = (self.size, self.size)
+        return F.interpolate(square, shape, mode=self.interpolation, align_corners=False, antialias=True)[0]
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Float pixels 0..255 (n, channels, h, w) -> (x / 255 - mean) / std."""
         shape = (1, self.channels, 1, 1)

@@ -7,8 +7,10 @@ from .dataset import Dataset, Unreadable
 from .fashion_mnist import load_fashion_mnist
 from .folder import load_folder
 from .preprocess import Fit
+from .shards import absolute_shards, load_shards
+from .stream import default_workers
 
-FOLDER = "folder:"
+FOLDER, SHARDS = "folder:", "shards:"
 
 
 def load_dataset(
@@ -22,29 +24,51 @@ def load_dataset(
     unreadable: Unreadable = "skip",
     limit: int | None = None,
     seed: int = 0,
+    resident: bool | None = None,
+    workers: int | None = None,
 ) -> Dataset:
-    """Read the data set that `source` names: ``fashion-mnist``, or ``folder:PATH`` for a class per folder.
+    """Read the data set that `source` names.
 
+    ``fashion-mnist``; ``folder:PATH`` for a class per folder (`load_folder`); ``shards:PATH`` or ``shards:URL`` for
+    tar files in webdataset's form (`load_shards`).
     `validation` is the part of the training pictures held out: a count from 1 up, or a fraction below 1.
-    The pictures of a folder are kept in memory at `size` pixels, made square as `fit` says, with `channels` (1 or 3;
-    unset: grey when all are); `seed` chooses its validation pictures. `limit` keeps at most so many pictures of each
-    split, evenly spaced. `root` is where to look first, and what a relative PATH is relative to.
+    Pictures are given out at `size` pixels, made square as `fit` says, with `channels` (1 or 3; unset: grey when all
+    are); `seed` chooses the validation pictures. `limit` keeps at most so many pictures of each split, evenly spaced.
+    `root` is where to look first, and what a relative PATH is relative to. A folder is `resident`, decoded in memory,
+    where it fits if unset; what is not is decoded by `workers` processes (unset: one per core, none on a single one).
     Raises ValueError for an unknown source or data that cannot be used.
     """
+    workers = default_workers() if workers is None else workers
+    place = absolute_source(source, root)
     if source == "fashion-mnist":
         data = load_fashion_mnist(root, validation)
     elif source.startswith(FOLDER) and source != FOLDER:
         data = load_folder(
-            Path(absolute_source(source, root).removeprefix(FOLDER)),
+            Path(place.removeprefix(FOLDER)),
             validation=validation,
             size=size,
             fit=fit,
             channels=channels,
             unreadable=unreadable,
             seed=seed,
+            resident=resident,
+            workers=workers,
+        )
+    elif source.startswith(SHARDS) and source != SHARDS:
+        if resident:
+            raise ValueError("shards are streamed: data.resident is for folders")
+        data = load_shards(
+            place.removeprefix(SHARDS),
+            validation=validation,
+            size=size,
+            fit=fit,
+            channels=channels,
+            unreadable=unreadable,
+            seed=seed,
+            workers=workers,
         )
     else:
-        raise ValueError(f"unknown data source {source!r}; use fashion-mnist or folder:PATH")
+        raise ValueError(f"unknown data source {source!r}; use fashion-mnist, folder:PATH, shards:PATH or shards:URL")
     if limit is None:
         return data
     train, held, test = (split.spaced(limit) for split in (data.train, data.validation, data.test))
@@ -52,7 +76,9 @@ def load_dataset(
 
 
 def absolute_source(source: str, root: str | None = None) -> str:
-    """`source` with a folder's path made absolute, so that it means the same wherever it is read again."""
+    """`source` with paths made absolute, so that it means the same wherever it is read again."""
+    if source.startswith(SHARDS):
+        return SHARDS + absolute_shards(source.removeprefix(SHARDS), root)
     if not source.startswith(FOLDER):
         return source
     return FOLDER + str(Path(root or "", Path(source.removeprefix(FOLDER)).expanduser()).absolute())

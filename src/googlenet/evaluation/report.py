@@ -167,11 +167,13 @@ def _mistakes(outputs: Outputs, split: Split, classes: Sequence[str]) -> str:
     if not len(wrong):
         return "<p>None: every answer was right.</p>"
     figures = []
-    for row in wrong[true[wrong].argsort(stable=True)][:MISTAKES].tolist():
+    worst = wrong[true[wrong].argsort(stable=True)][:MISTAKES]
+    (pictures,) = split.pixels([worst])
+    for row, picture in zip(worst.tolist(), pictures, strict=True):
         said, truth = (html.escape(classes[int(labels[row])]) for labels in (answers, outputs.labels))
         name = html.escape(split.names[row])
         figures.append(
-            f"<figure><img alt='{truth}' src='{_data_url(split.images[row])}'><figcaption>"
+            f"<figure><img alt='{truth}' src='{_data_url(picture)}'><figcaption>"
             f"<b>{truth}</b>, taken for {said} ({best[row].item():.0%})<br><span class='soft'>{name}</span>"
             "</figcaption></figure>"
         )

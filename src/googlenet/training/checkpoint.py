@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pickle
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..data.preprocess import Preprocess
+from ..files import write_atomically as write_atomically
 from ..models.catalogue import create
 from ..models.googlenet import GoogLeNet
 from .recipe import Recipe
@@ -41,22 +41,6 @@ class Checkpoint:
     classes: tuple[str, ...]
     recipe: Recipe
     metrics: dict[str, Any]
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content`, or leave it as it was: written beside it, synced, renamed."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> GoogLeNet:

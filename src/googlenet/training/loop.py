@@ -10,6 +10,7 @@ so all of them take the same steps; the main one writes, measures and speaks.
 
 import time
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -156,20 +157,21 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             images = planned.turn.stop - planned.turn.start
-            parts = rows_of_step(images, recipe.accumulate, processes.rank(), processes.count())
+            rank, count = processes.rank(), processes.count()
+            parts = rows_of_step(images, recipe.accumulate, rank, count)
             loss_sum = correct_sum = nothing
             optimiser.zero_grad(set_to_none=True)
             for number, rows in enumerate(parts, 1):
                 batch = training_batch(
                     data.train, preprocess, augment,
                     step=step, batch_size=recipe.batch_size, size=planned.size, seed=recipe.seed,
-                    turn=planned.turn, rows=rows,
+                    turn=planned.turn, rows=rows, later=islice(plan.pieces(step, rank, count), number, None),
                 )  # fmt: skip
                 share = len(batch.labels) / images
                 # The gradients of all processes are averaged once, on the way back from the last part.
                 with nullcontext() if number == len(parts) else accelerator.no_sync(learner):
                     loss, correct = learner(batch)
-                    accelerator.backward(loss * (share * processes.count()))
+                    accelerator.backward(loss * (share * count))
                 if len(batch.labels):  # the mean over no pictures is no number
                     loss_sum, correct_sum = loss_sum + loss.detach() * share, correct_sum + correct
 

@@ -6,9 +6,11 @@ is a function of the recipe and the number of pictures, and a resumed run makes 
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..data.loader import Turn, fixed_turn, steps_per_epoch
+from ..data.rows import Rows, rows_of_step
 from .recipe import Recipe
 from .schedule import image_size, learning_rate_factor
 
@@ -43,6 +45,13 @@ class Plan(NamedTuple):
             return self.steps[step]
         size = image_size(self.recipe.size, step, self.total, self.recipe.seed)
         return Planned(fixed_turn(self.pictures, self.recipe.batch_size, step), size, step)
+
+    def pieces(self, step: int, process: int, processes: int) -> Iterator[tuple[Turn, Rows]]:
+        """What `process` of `processes` asks for from `step` on: of each micro-batch the pictures and its rows."""
+        for number in range(step, self.total):
+            turn = self.at(number).turn
+            for rows in rows_of_step(turn.stop - turn.start, self.recipe.accumulate, process, processes):
+                yield turn, rows
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of step `step`."""

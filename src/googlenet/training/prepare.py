@@ -68,7 +68,7 @@ def make_folder(run: Path, recipe: Recipe, command: str | None) -> None:
 
 
 def load(recipe: Recipe) -> Dataset:
-    """The recipe's pictures, in memory."""
+    """The recipe's pictures."""
     return load_dataset(
         recipe.data.source,
         root=recipe.data.root,
@@ -78,6 +78,8 @@ def load(recipe: Recipe) -> Dataset:
         unreadable=recipe.data.unreadable,
         limit=recipe.data.limit,
         seed=recipe.seed,
+        resident=recipe.data.resident,
+        workers=recipe.data.workers,
     )
 
 

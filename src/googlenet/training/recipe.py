@@ -44,14 +44,16 @@ class Data:
     """The pictures.
 
     Attributes:
-        source: fashion-mnist, or folder:PATH with a folder per class.
+        source: fashion-mnist, folder:PATH with a folder per class, or shards:PATH or shards:URL of tar files.
         root: where the data lies, looked at first.
         validation: training pictures held out: a count from 1 up, or a fraction below 1.
         normalise: dataset (subtract the training pixels' mean, divide by their deviation), none ([0, 1]), or weights
             (as the weights that the run starts from are used to).
         fit: how a picture becomes square: crop or stretch.
-        unreadable: skip unreadable files of a folder, with a list, or refuse the folder.
+        unreadable: skip unreadable pictures, with a list, or refuse the source.
         limit: use at most so many pictures of each split, for quick trials; unset for all.
+        resident: keep a folder's pictures decoded in memory, or (false) decode them each time; unset, as they fit.
+        workers: processes that decode ahead what is not resident; unset, one per core, and none on a single core.
     """
 
     source: str = "fashion-mnist"
@@ -61,6 +63,8 @@ class Data:
     fit: Fit = "crop"
     unreadable: Unreadable = "skip"
     limit: int | None = None
+    resident: bool | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,7 @@ class Recipe:
             ("size.test must be 1 or more", self.size.test is None or self.size.test >= 1),
             ("size.every must be 1 or more", self.size.every >= 1),
             ("data.limit must be 1 or more", self.data.limit is None or self.data.limit >= 1),
+            ("data.workers must be 0 or more", self.data.workers is None or self.data.workers >= 0),
             ("optimiser.lr must be above 0", self.optimiser.lr > 0),
             ("optimiser.momentum must be in [0, 1)", 0 <= self.optimiser.momentum < 1),
             ("optimiser.nesterov needs a momentum", not self.optimiser.nesterov or self.optimiser.momentum > 0),

@@ -1,0 +1,300 @@
+"""Tar files in webdataset's form: written, found, read in place; and what is said when something is wrong."""
+
+import http.server
+import io
+import json
+import re
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from googlenet.data.dataset import Dataset
+from googlenet.data.pictures import PictureError
+from googlenet.data.shards import find_shards, write_shards
+from googlenet.data.sources import absolute_source, load_dataset
+from googlenet.data.stream import Stream
+from googlenet.training.checkpoint import load
+from googlenet.training.loop import fit
+from googlenet.training.recipe_file import read_recipe
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "googlenet"
+
+
+def png(grey: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (20, 20), grey).save(content, "PNG")
+    return content.getvalue()
+
+
+def tree(root: Path, splits: dict[str, int]) -> Path:
+    """Class a is dark, class b is bright; each picture has a grey of its own."""
+    for split, count in splits.items():
+        for label, base in (("a", 10), ("b", 150)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{number:02}.png").write_bytes(png(base + number))
+    return root
+
+
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    return path
+
+
+def read(place: Path | str, **options: object) -> Dataset:
+    return load_dataset(f"shards:{place}", **{"validation": 0, "size": 8, "workers": 0, **options})
+
+
+def greys(data: Dataset, split: str = "train") -> list[int]:
+    chosen = getattr(data, split)
+    assert isinstance(chosen.images, Stream)
+    return chosen.images.read(torch.arange(len(chosen.labels)))[:, 0, 0, 0].tolist()
+
+
+def test_a_folder_survives_the_round_trip(tmp_path: Path) -> None:
+    tree(tmp_path / "p", {"train": 8, "val": 2, "test": 3})
+    written = write_shards(tmp_path / "p", tmp_path / "s", per_shard=5)
+    assert [path.name for path in written] == [
+        "test-000000.tar", "test-000001.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar",
+        "train-000003.tar", "val-000000.tar",
+    ]  # fmt: skip
+    shards = read(tmp_path / "s")
+    folder = load_dataset(f"folder:{tmp_path / 'p'}", size=8)
+    assert (shards.classes, shards.mean, shards.std, shards.channels) == (("a", "b"), folder.mean, folder.std, 1)
+    for split in ("train", "validation", "test"):
+        theirs = getattr(folder, split)
+        want = sorted(zip(theirs.images[:, 0, 0, 0].tolist(), theirs.labels.tolist(), strict=True))
+        assert sorted(zip(greys(shards, split), getattr(shards, split).labels.tolist(), strict=True)) == want
+    labels = shards.train.labels.tolist()
+    assert labels != sorted(labels), "a shard read from its beginning shows all classes"
+    # The library itself reads what was written.
+    samples = list(webdataset.WebDataset(str(written[2]), shardshuffle=False))
+    assert len(samples) == 5 and samples[0]["png"] in {png(g) for g in (*range(10, 18), *range(150, 158))}
+
+
+def test_writing_is_deterministic_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path / "p", {"train": 4})
+    one, two = (write_shards(tmp_path / "p", tmp_path / name, per_shard=3) for name in ("1 %d", "2"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    with pytest.raises(ValueError, match="exists already"):
+        write_shards(tmp_path / "p", tmp_path / "2")
+    with pytest.raises(ValueError, match="per_shard"):
+        write_shards(tmp_path / "p", tmp_path / "3", per_shard=0)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    (tmp_path / "p" / "train" / "b" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(OSError, match="gone.png"):
+        write_shards(tmp_path / "p", tmp_path / "4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_interrupted_run_on_shards_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path / "p", {"train": 10, "val": 2})
+    write_shards(tmp_path / "p", tmp_path / "s", per_shard=7)
+    recipe = read_recipe("fashion-mnist-smoke", [
+        f"--data.source=shards:{tmp_path / 's'}", "--size.train=16", "--batch_size=6", "--epochs=3", "--device=cpu",
+        "--model.dropout=0.3", "--optimiser.lr=0.001", "--data.workers=1", "--checkpoint_minutes=1e-9",
+    ])  # fmt: skip
+    fit(recipe, tmp_path / "whole", progress=False)
+
+    from googlenet.training import loop
+
+    made = loop.training_batch
+
+    def broken(*args: object, step: int, **options: object) -> object:
+        if step == 5:
+            raise KeyboardInterrupt
+        return made(*args, step=step, **options)
+
+    monkeypatch.setattr(loop, "training_batch", broken)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+    fit(recipe, tmp_path / "cut", resume=True, progress=False)
+    one, two = (load(tmp_path / run).model.state_dict() for run in ("whole", "cut"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_labels_and_class_names_as_they_come(tmp_path: Path) -> None:
+    files = {
+        "x/1.png": png(1), "x/1.cls": b"2\n",
+        "2.seg.png": png(99), "2.json": b'{"label": 0}', "2.PNG": png(2),
+        "3.json": b'{"cls": "dog"}', "3.png": png(3),
+        "__meta__": b"", "4.png": png(4), "4.cls": b"cat",
+    }  # fmt: skip
+    tar(tmp_path / "imagenet-train-0.tar", files)
+    (tmp_path / "classes.txt").write_text("cat\nbird\ndog\n")
+    data = read(tmp_path)
+    assert data.classes == ("cat", "bird", "dog")
+    assert data.train.labels.tolist() == [2, 0, 2, 0]
+    assert greys(data) == [1, 2, 3, 4]
+    assert data.train.names[0] == "imagenet-train-0.tar/x/1"
+    (tmp_path / "classes.json").write_text('{"0": "cat", "1": "bird", "2": "dog"}')
+    assert read(tmp_path).classes == ("cat", "bird", "dog")
+    (tmp_path / "classes.json").write_text('["cat", "cat"]')
+    with pytest.raises(ValueError, match="classes.json: must list each class once"):
+        read(tmp_path)
+    for name in ("classes.json", "classes.txt"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match="labels are names, such as 'cat'.*classes.txt"):
+        read(tmp_path)
+    tar(tmp_path / "imagenet-train-0.tar", {"1.png": png(1), "1.cls": b"2", "2.png": png(2), "2.cls": b"0"})
+    assert read(tmp_path).classes == ("0", "1", "2")
+
+
+def test_splits_are_found_by_name(tmp_path: Path) -> None:
+    for name in ("in-train-0", "in-train-1", "in-validation-0", "in-test-0", "other-val-0", "contest-train-0"):
+        tar(tmp_path / f"{name}.tar", {})
+
+    def names(place: str) -> dict[str, list[str]]:
+        return {split: [Path(path).stem for path in paths] for split, paths in find_shards(place).items()}
+
+    both = {"train": ["in-train-0", "in-train-1"], "validation": ["in-validation-0"], "test": ["in-test-0"]}
+    assert names(f"{tmp_path}/in-train-{{0..1}}.tar") == both
+    assert names(f"{tmp_path}/in-train-*.tar") == both
+    assert names(f"{tmp_path}/in-train-0.tar::{tmp_path}/other-val-0.tar") == {
+        "train": ["in-train-0"], "validation": ["other-val-0"], "test": ["in-test-0"],
+    }  # fmt: skip
+    assert names(str(tmp_path))["train"] == ["contest-train-0", "in-train-0", "in-train-1"]
+    assert names("https://x.org/a/train-{0..1}.tar::https://x.org/a/val-0.tar") == {
+        "train": ["train-0", "train-1"], "validation": ["val-0"], "test": [],
+    }  # fmt: skip
+    assert absolute_source("shards:a/{0..1}.tar::https://x/y.tar", "/r") == "shards:/r/a/{0..1}.tar::https://x/y.tar"
+
+
+def test_a_held_out_part_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(tree(tmp_path / "p", {"train": 10}), tmp_path / "s")
+    data = read(tmp_path / "s", validation=0.2, seed=1)
+    assert "no validation shards; 4 of the 20 training pictures are held out" in capsys.readouterr().err
+    assert data.validation.labels.bincount().tolist() == [2, 2]
+    assert not set(data.validation.names) & set(data.train.names)
+
+
+def test_broken_samples_are_skipped_or_refused(tmp_path: Path) -> None:
+    path = tar(tmp_path / "train-0.tar", {
+        "1.png": png(1), "1.cls": b"0", "2.png": png(2)[:-30], "2.cls": b"1", "3.cls": b"1",
+        "4.png": png(4), "5.png": png(5), "5.cls": b"7", "6.png": png(6), "6.json": b"{", "7.png": png(7),
+        "7.cls": b"1", "8.png": png(8), "8.cls": b"0", "9.cls": b"0", "9.png": b"x" * 5000,
+    })  # fmt: skip
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    data = read(tmp_path)
+    assert greys(data) == [1, 7, 8]
+    said = "\n".join(data.skipped)
+    for part in ("train-0.tar/2: damaged", "train-0.tar/3: no picture", "train-0.tar/4: no label", "no class 7"):
+        assert part in said
+    assert len(data.skipped) == 6
+    with pytest.raises(PictureError, match="train-0.tar"):
+        read(tmp_path, unreadable="refuse")
+    # Cut short in the middle of a picture, as a broken copy is.
+    path.write_bytes(path.read_bytes()[:-12_000])
+    data = read(tmp_path)
+    assert greys(data) == [1, 7, 8][: len(data.train.labels)]
+    assert any("train-0.tar" in line for line in data.skipped)
+
+
+def one_line(place: str, **options: object) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read(place, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_wrong_places_get_one_line(tmp_path: Path) -> None:
+    assert "no such shard (and 2 more)" in one_line(f"{tmp_path}/train-{{0..2}}.tar")
+    assert "no .tar file" in one_line(str(tmp_path))
+    assert "http" in one_line("s3://bucket/train-0.tar")
+    assert "http" in one_line("pipe:cat x.tar")
+    tar(tmp_path / "val-0.tar", {})
+    assert "no training shards" in one_line(str(tmp_path))
+    (tmp_path / "train-0.tar").write_bytes(b"no tar" * 200)
+    assert "not a tar file" in one_line(str(tmp_path))
+    with tarfile.open(tmp_path / "train-0.tar", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("1.cls"))
+    assert "compressed" in one_line(str(tmp_path))
+    tar(tmp_path / "train-0.tar", {"1.png": png(1), "1.cls": b"0"})
+    assert "two classes" in one_line(str(tmp_path))
+    assert "data.resident" in one_line(str(tmp_path), resident=True)
+    with pytest.raises(ValueError, match="unknown data source"):
+        load_dataset("shards:")
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    assert "pip install 'googlenet[scale]'" in one_line(str(tmp_path))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, list[str], Path]]:
+    """A web server on a folder: its address, what was asked of it, the folder."""
+    asked: list[str] = []
+    root = tmp_path / "www"
+    root.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+        def do_GET(self) -> None:
+            if "short" in self.path:
+                self.send_response(200)
+                self.send_header("Content-Length", "5000")
+                self.end_headers()
+                self.wfile.write(b"x" * 100)
+            else:
+                super().do_GET()
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root)))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}", asked, root
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_shards_at_urls_are_fetched_once(
+    tmp_path: Path, server: tuple[str, list[str], Path], own_cache: Path
+) -> None:
+    address, asked, root = server
+    write_shards(tree(tmp_path / "p", {"train": 4, "val": 2}), root / "s", per_shard=5)
+    place = f"{address}/s/train-{{000000..000001}}.tar::{address}/s/val-000000.tar"
+    data = read(place)
+    assert data.classes == ("a", "b")
+    assert sorted(greys(data)) == [*range(10, 14), *range(150, 154)]
+    assert len(data.validation.labels) == 4
+    assert len(set(asked)) == len(asked) == 4
+    read(place)
+    assert len(asked) == 4, "the second time all comes from the cache"
+    assert not list((own_cache / "shards").rglob(".*"))
+
+
+def test_urls_without_shards_get_one_line(server: tuple[str, list[str], Path], own_cache: Path) -> None:
+    address, _, _ = server
+    assert "no such shard on the server" in one_line(f"{address}/train-0.tar")
+    assert "broke off at 100 of 5,000 bytes" in one_line(f"{address}/short-train.tar")
+    assert "cannot be fetched" in one_line("http://127.0.0.1:9/train-0.tar")
+    assert not [path for path in (own_cache / "shards").rglob("*") if path.is_file()]
+
+
+def test_json_of_the_classes_is_readable(tmp_path: Path) -> None:
+    write_shards(tree(tmp_path / "p", {"train": 1}), tmp_path / "s")
+    assert json.loads((tmp_path / "s" / "classes.json").read_text()) == ["a", "b"]
+    assert re.fullmatch(r"train-\d{6}\.tar", next((tmp_path / "s").glob("*.tar")).name)
