@@ -2,16 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune)
 
-.PHONY: help setup demo test lint bench bench-decoding clean
+.PHONY: help setup demo test lint bench write-up clean
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 4 minutes on 2 cores)"
 	@echo "make test   set up, lint and run every test (about 5 minutes on 2 cores)"
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
-	@echo "make bench  our training step against the textbook's, at five sizes (about 6 minutes on 2 cores)"
-	@echo "make bench-decoding  JPEG files to batches, against torchvision's ImageFolder"
+	@echo "make bench  speed of a step and time to accuracy, against the textbook's (about 15 minutes on 2 cores)"
+	@echo "make bench-NAME  one of $(basename $(notdir $(MEASURED))); results go into docs/performance.md"
 
 setup: $(VENV)/.installed
 
@@ -54,11 +55,17 @@ test: lint tools
 	$(BIN)/googlenet fetch fashion-mnist
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope
 
-bench: setup
-	$(BIN)/python benchmarks/throughput.py
+bench: bench-throughput bench-time_to_accuracy
 
-bench-decoding: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/decoding.py
+# A result that was not finished is not kept.
+bench-%: benchmarks/%.py $(VENV)/.installed-dev
+	mkdir -p benchmarks/results
+	$(BIN)/python $< --json > benchmarks/results/$*.partial
+	mv benchmarks/results/$*.partial benchmarks/results/$*.json
+	$(MAKE) write-up
+
+write-up: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/write_up.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -1,13 +1,13 @@
 """Fine-tuning on 60 pictures: two classes of Fashion-MNIST, from a network trained on the other eight.
 
-python benchmarks/finetune.py [--classes Sandal Sneaker] [--seeds 3] [--folder FOLDER]
-
 Prints each seed's accuracy on the 12 validation pictures, by which the weights were chosen, and on 400 others, and
-the seconds of fine-tuning.
+the seconds of fine-tuning. Run: make bench-finetune
 """
 
 import argparse
+import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--classes", nargs=2, default=["Sandal", "Sneaker"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=700, help="of each of the eight classes (default 700)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--folder", type=Path, help="where pictures and runs go (default: a temporary one)")
     options = parser.parse_args()
     work = options.folder or Path(tempfile.mkdtemp())
@@ -48,9 +49,10 @@ def main() -> None:
             write_pictures(data.train, label, options.pictures, work / "eight" / place)
     flags = [f"--data.source=folder:{work / 'eight'}", "--data.validation=0.1", "--epochs=3"]
     before = googlenet.fit(googlenet.read_recipe("fashion-mnist-fast", flags), work / "first")
-    print(f"eight classes: validation top-1 {before.metrics['validation']['top1']:.4f}, {before.seconds:.0f} s")
+    first = before.metrics["validation"]["top1"]
+    print(f"eight classes: validation top-1 {first:.4f}, {before.seconds:.0f} s", file=sys.stderr)
     others = load_folder(work / "others", validation=0, size=28).train
-    figures = []
+    figures, runs = [], []
     for seed in range(options.seeds):
         flags = [f"--data.source=folder:{work / 'two'}", f"--model.weights={work / 'first'}", f"--seed={seed}"]
         fitted = googlenet.fit(googlenet.read_recipe("folder-finetune", flags), work / f"mine-{seed}", progress=False)
@@ -58,8 +60,13 @@ def main() -> None:
         found = scores(Classification(run.recipe.loss).score(run.model, others, run.preprocess))["top1"]
         figures.append(found)
         held = fitted.metrics["validation"]["top1"]
-        print(f"seed {seed}: validation {held:.4f}, 400 others {found:.4f}, {fitted.seconds:.0f} s")
+        runs.append({"seed": seed, "validation": held, "others": found, "seconds": fitted.seconds})
+        print(f"seed {seed}: validation {held:.4f}, 400 others {found:.4f}, {fitted.seconds:.0f} s", file=sys.stderr)
     spread = statistics.stdev(figures) if len(figures) > 1 else 0.0
+    if options.json:
+        found = {"classes": options.classes, "pictures": 400, "runs": runs, "mean": statistics.mean(figures)}
+        print(json.dumps({**found, "sd": spread, "torch": torch.__version__}, indent=2))
+        return
     print(f"{' and '.join(options.classes)}, 400 others: mean {statistics.mean(figures):.4f}, sd {spread:.4f}, "
           f"n = {len(figures)}; {torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
 

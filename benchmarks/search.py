@@ -1,7 +1,7 @@
 """What helps `fashion-mnist-fast` and what does not: one change at a time, scored on the validation part.
 
 The test set is never looked at here. Each row is a change of the recipe's keys, as `googlenet train` takes them.
-Run: make search
+Run: make bench-search
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Where the time of a training step goes, by torch.profiler: the textbook's step and ours, at one size.
 
-Prints a table, and with ``--json`` one JSON document. Run: make bench-profile
+Prints a table, and with ``--json`` one JSON document. Run: make bench-step_profile
 """
 
 import argparse

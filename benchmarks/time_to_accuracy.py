@@ -3,7 +3,7 @@
 A run's time is that of the whole command, from starting Python to the written report: imports, reading the data,
 training, the one reading of the test set. Only the download of the data is not in it. The textbook's steps are timed
 between the runs, so that both meet the same machine, and its ten epochs are extrapolated from them; its evaluation is
-not counted. Run: make bench-time
+not counted. Run: make bench-time_to_accuracy
 """
 
 import argparse

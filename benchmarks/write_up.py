@@ -65,8 +65,25 @@ def step_profile(found: Found) -> str:
 
 def decoding(found: Found) -> str:
     """Pictures per second of reading a large folder."""
-    rows = [[row["reader"], row["images_per_second"], row["ratio"]] for row in found["rows"]]
-    return table(["reader", "images/s", "ratio"], rows) + f"\n\n{found['about']}"
+    rows: list[list[object]] = [
+        [side, speed, f"{min(found['rounds'][side])}-{max(found['rounds'][side])}"]
+        for side, speed in found["images_per_second"].items()
+    ]
+    return (
+        f"{table(['reader', 'images/s, median', 'rounds'], rows)}\n\n**Ratio: {found['ratio']}.** "
+        f"{found['cores']} cores, torch {found['torch']}; pictures of {found['bytes_per_picture']:,} bytes."
+    )
+
+
+def finetune(found: Found) -> str:
+    """Every seed, the mean, the sd."""
+    rows = [
+        [run["seed"], f"{run['validation']:.4f}", f"{run['others']:.4f}", f"{run['seconds']:.0f}"]
+        for run in found["runs"]
+    ]
+    rows.append(["mean (sd)", "", f"{found['mean']:.4f} ({found['sd']:.4f})", ""])
+    head = ["seed", "validation (12 pictures, chosen by)", f"{found['pictures']} others", "seconds"]
+    return table(head, rows) + f"\n\n{' and '.join(found['classes'])}; torch {found['torch']}."
 
 
 def scales(found: Found) -> str:
@@ -107,6 +124,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "time_to_accuracy": time_to_accuracy,
     "step_profile": step_profile,
     "decoding": decoding,
+    "finetune": finetune,
     "scales": scales,
     "chapter": curve,
     "search": search,

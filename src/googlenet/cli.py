@@ -4,12 +4,14 @@ Standard output carries the answer only (one JSON document with ``--json``); eve
 error. Exit codes: 0 done, 1 it failed, 2 wrong usage.
 """
 
+import atexit
 import errno
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from . import verbs
 from .errors import FailedError, InterruptedRunError, nearest
@@ -70,6 +72,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def run() -> NoReturn:
+    """What a shell or a launcher starts: `main`, and its exit code."""
+    code = main()
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        # Threads that talked to the other processes are still about while Python takes itself apart, and now and then
+        # abort a run that has ended well. So what is registered for the end is run, and then there is an end.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 _PLACE = "; name a place that you may write to"
 _SPACE = "; free some space, and continue an interrupted run with --resume"
 _WHAT_TO_DO = {
@@ -93,4 +108,4 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
