@@ -42,7 +42,7 @@ def test_flags_replace_values(tmp_path: Path) -> None:
         (["--optimizer.lr", "1"], "did you mean optimiser.lr"),
         (["--epoch", "1"], "did you mean epochs"),
         (["--epochs", "many"], "epochs"),
-        (["--epochs", "0"], "epochs must be 1 or more"),
+        (["--epochs", "0"], "epochs must be above 0"),
         (["--epochs"], "epochs"),
         (["--model.pools", "square"], "ceil"),
         (["--schedule.name", "linear"], "one_cycle"),
