@@ -290,7 +290,7 @@ def test_urls_without_shards_get_one_line(server: tuple[str, list[str], Path], o
     address, _, _ = server
     assert "no such shard on the server" in one_line(f"{address}/train-0.tar")
     assert "broke off at 100 of 5,000 bytes" in one_line(f"{address}/short-train.tar")
-    assert "cannot be fetched" in one_line("http://127.0.0.1:9/train-0.tar")
+    assert one_line("http://127.0.0.1:9/train-0.tar").startswith("http://127.0.0.1:9/train-0.tar: cannot be fetched")
     assert not [path for path in (own_cache / "shards").rglob("*") if path.is_file()]
 
 

@@ -21,6 +21,8 @@ from googlenet.data.pictures import PictureError, read_picture, read_pixels, to_
 from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
 from googlenet.data.stream import Places, Stream, default_workers
+from googlenet.training.plan import plan_run
+from googlenet.training.recipe import Recipe
 from googlenet.training.record import read_metrics
 
 AUGMENT = Augment("random", 2, 3)
@@ -116,6 +118,25 @@ def test_workers_change_nothing_but_the_time(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
     assert torch.equal(found[0][2], found[0][6])
     assert not torch.equal(found[0][0], found[0][1])
+
+
+@pytest.mark.parametrize("augment", [AUGMENT, Augment(mixup=0.4, classes=2)], ids=["own", "timm"])
+def test_each_process_reads_its_parts_ahead(tmp_path: Path, augment: Augment) -> None:
+    """Accumulated micro-batches of one of two processes, over an epoch's end: in one go, and of the same batch."""
+    data = load(tree(tmp_path / "p"), workers=1)
+    streamed, resident = data.train, load(tmp_path / "p", resident=True).train
+    assert isinstance(streamed.images, Stream)
+    preprocess = Preprocess(24, 3, data.mean, data.std)
+    plan = plan_run(Recipe(epochs=2, batch_size=6, accumulate=2), len(streamed.labels))
+    pieces = list(plan.pieces(0, process=1, processes=2))
+    assert len(pieces) == 2 * plan.total
+    running = None
+    for number, (turn, rows) in enumerate(pieces):
+        options = {"step": number // 2, "batch_size": 6, "size": 24, "seed": 5, "turn": turn}
+        part = training_batch(streamed, preprocess, augment, **options, rows=rows, later=iter(pieces[number + 1 :]))
+        assert torch.equal(part.images, rows.of(training_batch(resident, preprocess, augment, **options).images))
+        assert running in (None, streamed.images._running), "reading did not start anew"
+        running = streamed.images._running
 
 
 def test_reading_ahead_draws_nothing_from_the_global_generator(tmp_path: Path) -> None:

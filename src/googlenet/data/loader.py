@@ -76,15 +76,6 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(2 * seed + 1, epoch))
 
 
-def rows_of_step(count: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """The numbers of the pictures, of `count`, that `step` (counted from 0) sees: int64 (at most batch_size,).
-
-    Each epoch is a fresh permutation.
-    """
-    epoch, position = divmod(step, steps_per_epoch(count, batch_size))
-    return epoch_order(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
-
-
 def pictures_of(count: int, seed: int, turn: Turn, rows: Rows) -> Tensor:
     """The numbers, of `count` pictures, of those `rows` of a step's batch: int64 (rows.pictures,)."""
     return rows.of(epoch_order(count, seed, turn.epoch)[turn.start : turn.stop])

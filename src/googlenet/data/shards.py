@@ -59,8 +59,8 @@ def load_shards(
     shards = find_shards(place)
     if not shards["train"]:
         raise ValueError(f"{place}: no training shards there; their names must not say val or test")
-    names = _class_names(shards["train"][0])
     local = {split: _on_disk(paths) for split, paths in shards.items()}
+    names = _class_names(shards["train"][0])
     indices = {split: [(path, index_tar(path)) for path in paths] for split, paths in local.items()}
     classes = names or _numbers(place, [index for _, index in indices["train"]])
     if len(classes) < 2:
