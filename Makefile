@@ -7,8 +7,8 @@ MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profil
 .PHONY: help setup demo test lint bench write-up clean
 
 help:
-	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 4 minutes on 2 cores)"
-	@echo "make test   set up, lint and run every test (about 5 minutes on 2 cores)"
+	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 3 minutes on 2 cores)"
+	@echo "make test   set up, lint and run every test (about 9 minutes on 2 cores)"
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  speed of a step and time to accuracy, against the textbook's (about 15 minutes on 2 cores)"
