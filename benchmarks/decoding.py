@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels of a side (default 224)")
     parser.add_argument("--batch", type=int, default=64, help="pictures in a batch (default 64)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")
-    parser.add_argument("--rounds", type=int, default=5, help="measured epochs of each side (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured epochs of each side (default 3)")
     args = parser.parse_args()
     found = compare(args.pictures, args.size, args.batch, args.workers, args.rounds)
     if args.json:
