@@ -52,7 +52,7 @@ def main() -> None:
     """Run every variant with every seed and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="fashion-mnist-fast")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="these variants alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

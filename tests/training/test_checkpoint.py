@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import googlenet
+from googlenet.files import write_atomically
 from googlenet.training.checkpoint import (
     Checkpoint,
     load_state,
     load_strictly,
     save_state,
     save_weights,
-    write_atomically,
 )
 
 

@@ -20,8 +20,9 @@ from googlenet.data.sources import load_dataset
 from googlenet.errors import InterruptedRunError, NonFiniteLossError
 from googlenet.evaluation.metrics import scores
 from googlenet.training.checkpoint import load_recipe
+from googlenet.training.devices import pick_device
 from googlenet.training.layerwise import scale_to_weights
-from googlenet.training.loop import fit, pick_device
+from googlenet.training.loop import fit
 from googlenet.training.optimiser import build_optimiser, moving_average
 from googlenet.training.recipe import Model, Optimiser, Recipe, Size
 from googlenet.training.recipe_file import read_recipe

@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..cache import cache_folder
-from ..files import write_atomically
 from .dataset import Split, Unreadable
 from .pictures import PictureError, read_picture
+from .records import record_path, write_record
 from .stream import Places, Stream
 
-FOLDER = "checked"
 GROUP = 256
 # Seconds between two words on how far it is.
 PATIENCE = 10.0
@@ -61,7 +59,7 @@ def check_pictures(places: Places, names: Sequence[str], source: str) -> Checked
     The next call for `source` decodes only what is new, was changed since, or was not usable. An interrupted call
     keeps what it has seen. Says on standard error how far it is, where it takes long.
     """
-    record = cache_folder() / FOLDER / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.npz"
+    record = record_path("checked", source.encode(), ".npz")
     stamps = picture_stamps(places)
     usable, grey = _known(record, stamps)
     unknown = np.flatnonzero(~usable)
@@ -137,8 +135,4 @@ def _remember(record: Path, stamps: NDArray[np.uint64], grey: NDArray[np.bool_])
     order = np.argsort(stamps)
     content = io.BytesIO()
     np.savez(content, stamps=stamps[order], grey=grey[order])
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, content.getvalue())
-    except OSError as error:
-        print(f"not remembered which pictures are good: {error}", file=sys.stderr)
+    write_record(record, content.getvalue())

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
+from .assembly import assemble
 from .checked import Read, checked_split
-from .dataset import Dataset, Split, Unreadable, hold_out
+from .dataset import Dataset, Split, Unreadable
 from .pictures import PictureError, Pixels, picture_files, read_picture, to_tensor
 from .preprocess import Fit, Preprocess
-from .statistics import pixel_statistics
 from .stream import Places, Stream
 
 SPLITS = ("train", "validation", "test")
@@ -99,24 +99,21 @@ def load_folder(
         read = {
             name: _streamed(part, geometry, unreadable, workers, f"{root}|{name}") for name, part in files.items()
         }
-    splits = {name: found.split for name, found in read.items()}
     skipped = (*(reason for found in read.values() for reason in found.skipped), *tree.left_out)
     for name, folder in tree.roots.items():
-        if not splits[name]:
+        if not read[name].split:
             raise ValueError(f"{folder}: no picture that can be read. {'; '.join(skipped[:3])}".rstrip(". "))
 
-    counts = torch.bincount(splits["train"].labels, minlength=len(names)).tolist()
+    counts = torch.bincount(read["train"].split.labels, minlength=len(names)).tolist()
     if missing := [name for name, count in zip(names, counts, strict=True) if count == 0]:
         reasons = "; ".join(skipped[:3])
         raise ValueError(
             f"{tree.roots['train']}: no readable picture of class {', '.join(missing)}. {reasons}".rstrip(". ")
         )
-    if channels is None and all(found.all_grey for found in read.values()):
-        splits = {name: split.grey() for name, split in splits.items()}
-    if "validation" not in tree.roots and validation:
-        splits["train"], splits["validation"] = hold_out(splits["train"], validation, seed)
-    mean, std = pixel_statistics(splits["train"].images)
-    return Dataset(f"folder:{root}", tuple(map(printable, names)), **splits, mean=mean, std=std, skipped=skipped)
+    return assemble(
+        f"folder:{root}", tuple(map(printable, names)), read, skipped,
+        channels=channels, validation=validation, seed=seed,
+    )  # fmt: skip
 
 
 def _read_resident(files: Files, geometry: Preprocess, unreadable: Unreadable) -> Read:

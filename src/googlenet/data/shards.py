@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .assembly import assemble
 from .checked import Read, checked_split
-from .dataset import Dataset, Split, Unreadable, hold_out
+from .dataset import Dataset, Split, Unreadable
 from .folder import SPLITS, picture_tree, printable
 from .pictures import PictureError
 from .preprocess import Fit, Preprocess
-from .statistics import pixel_statistics
 from .stream import Places, Stream
 from .tar_index import Index, fetch, index_tar, webdataset
 
@@ -75,19 +75,16 @@ def load_shards(
     for split, found in read.items():
         if shards[split] and not found.split:
             raise ValueError(f"{place}: no {split} picture that can be read. {'; '.join(skipped[:3])}".rstrip(". "))
-    splits = {split: found.split for split, found in read.items()}
-    if channels is None and all(found.all_grey for found in read.values()):
-        splits = {split: found.grey() for split, found in splits.items()}
-    if not splits["validation"] and validation:
-        count = len(splits["train"].labels)
-        splits["train"], splits["validation"] = hold_out(splits["train"], validation, seed)
-        held = len(splits["validation"].labels)
+    data = assemble(
+        f"shards:{place}", classes, read, skipped, channels=channels, validation=validation, seed=seed
+    )  # fmt: skip
+    if data.validation and not shards["validation"]:
+        held, count = len(data.validation.labels), len(read["train"].split.labels)
         print(
             f"{place}: no validation shards; {held:,} of the {count:,} training pictures are held out",
             file=sys.stderr,
         )
-    mean, std = pixel_statistics(splits["train"].images)
-    return Dataset(f"shards:{place}", classes, **splits, mean=mean, std=std, skipped=skipped)
+    return data
 
 
 def absolute_shards(place: str, root: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .dataset import Dataset, Unreadable
 from .fashion_mnist import load_fashion_mnist
@@ -40,33 +41,23 @@ def load_dataset(
     """
     workers = default_workers() if workers is None else workers
     place = absolute_source(source, root)
+    options: dict[str, Any] = {
+        "validation": validation,
+        "size": size,
+        "fit": fit,
+        "channels": channels,
+        "unreadable": unreadable,
+        "seed": seed,
+        "workers": workers,
+    }
     if source == "fashion-mnist":
         data = load_fashion_mnist(root, validation)
     elif source.startswith(FOLDER) and source != FOLDER:
-        data = load_folder(
-            Path(place.removeprefix(FOLDER)),
-            validation=validation,
-            size=size,
-            fit=fit,
-            channels=channels,
-            unreadable=unreadable,
-            seed=seed,
-            resident=resident,
-            workers=workers,
-        )
+        data = load_folder(Path(place.removeprefix(FOLDER)), resident=resident, **options)
     elif source.startswith(SHARDS) and source != SHARDS:
         if resident:
             raise ValueError("shards are streamed: data.resident is for folders")
-        data = load_shards(
-            place.removeprefix(SHARDS),
-            validation=validation,
-            size=size,
-            fit=fit,
-            channels=channels,
-            unreadable=unreadable,
-            seed=seed,
-            workers=workers,
-        )
+        data = load_shards(place.removeprefix(SHARDS), **options)
     else:
         raise ValueError(f"unknown data source {source!r}; use fashion-mnist, folder:PATH, shards:PATH or shards:URL")
     if limit is None:

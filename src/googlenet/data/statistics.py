@@ -1,14 +1,12 @@
 """Mean and deviation of a data set's pixels, per channel."""
 
-import hashlib
 import json
 
 import torch
 from torch import Tensor
 
-from ..cache import cache_folder
-from ..files import write_atomically
 from .checked import picture_stamps
+from .records import remembered
 from .stream import Stream, rows_in_parts
 
 # Of a stream so many pictures are read, evenly spaced: enough for a mean with a standard error under 1/200 of the
@@ -31,20 +29,13 @@ def pixel_statistics(images: Tensor | Stream) -> Statistics:
     if len(images) > SAMPLE:
         sample = sample.select(torch.arange(SAMPLE) * len(images) // SAMPLE)
     about = picture_stamps(sample.places).tobytes() + json.dumps(sample.geometry.to_dict()).encode()
-    record = cache_folder() / "statistics" / f"{hashlib.sha256(about).hexdigest()[:24]}.json"
-    try:
-        mean, std = json.loads(record.read_text())
-        return tuple(mean), tuple(std)
-    except (OSError, ValueError, TypeError):
-        pass
-    parts = rows_in_parts(len(sample), BATCH)
-    found = _of_histogram(sum((_histogram(pixels) for pixels in sample.batches(parts)), torch.tensor(0)))
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, json.dumps(found))
-    except OSError:
-        pass  # counted again next time; `checked` has said that the cache cannot be written
-    return found
+
+    def count() -> Statistics:
+        parts = rows_in_parts(len(sample), BATCH)
+        return _of_histogram(sum((_histogram(pixels) for pixels in sample.batches(parts)), torch.tensor(0)))
+
+    mean, std = remembered("statistics", about, count)
+    return tuple(mean), tuple(std)
 
 
 def _histogram(images: Tensor) -> Tensor:

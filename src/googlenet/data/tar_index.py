@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cache import cache_folder
-from ..files import write_atomically
 from .pictures import SUFFIXES
+from .records import remembered
 
 FOLDER = "shards"
 TIMEOUT = 60.0
@@ -55,19 +55,8 @@ def index_tar(path: Path) -> Index:
     """
     about = path.stat()
     mark = f"{path.absolute()}|{about.st_size}|{about.st_mtime_ns}"
-    record = cache_folder() / "indices" / f"{hashlib.sha256(os.fsencode(mark)).hexdigest()[:24]}.json"
-    try:
-        samples, problems = json.loads(record.read_text())
-        return Index([Sample(*sample) for sample in samples], problems)
-    except (OSError, ValueError, TypeError):
-        pass
-    index = _read_index(path)
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, json.dumps(index))
-    except OSError:
-        pass  # made again next time
-    return index
+    samples, problems = remembered("indices", os.fsencode(mark), lambda: _read_index(path))
+    return Index([Sample(*sample) for sample in samples], problems)
 
 
 def _read_index(path: Path) -> Index:

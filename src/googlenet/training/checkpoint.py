@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..data.preprocess import Preprocess
-from ..files import write_atomically as write_atomically
+from ..files import write_atomically
 from ..models.catalogue import create
 from ..models.googlenet import GoogLeNet
 from .recipe import Recipe

@@ -22,12 +22,13 @@ from ..data.rows import rows_of_step
 from ..errors import InterruptedRunError
 from ..evaluation.metrics import Outputs, scores
 from ..evaluation.report import render_report
+from ..files import write_atomically
 from ..models import native
 from ..models.googlenet import GoogLeNet
 from . import checkpoint, prepare, processes
 from .batch_statistics import apart, synchronise_norms
 from .checkpoint import Checkpoint
-from .devices import pick_device as pick_device  # callers know it under this module's name
+from .devices import pick_device
 from .environment import read_environment
 from .norms import plain_batches, reestimate
 from .optimiser import build_optimiser, moving_average
@@ -234,7 +235,7 @@ def fit(
             run.name, recipe.to_yaml(), read_metrics(run), data.classes,
             held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
         )  # fmt: skip
-        checkpoint.write_atomically(run / "report.html", page)
+        write_atomically(run / "report.html", page)
 
     processes.on_main(report)
     processes.leave()

@@ -14,6 +14,7 @@ from ..data.loader import Augment
 from ..data.policies import policy
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source, load_dataset
+from ..files import write_atomically
 from ..models.catalogue import spec
 from ..models.googlenet import GoogLeNet, resolve
 from . import checkpoint, processes
@@ -61,10 +62,10 @@ def make_folder(run: Path, recipe: Recipe, command: str | None) -> None:
     """The run folder, with the recipe and the environment of its start; what is there already stays."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / checkpoint.RECIPE).exists():
-        checkpoint.write_atomically(run / checkpoint.RECIPE, recipe.to_yaml())
+        write_atomically(run / checkpoint.RECIPE, recipe.to_yaml())
     if not (run / ENVIRONMENT).exists():
         about = json.dumps(describe_environment(command, processes.count()), indent=2)
-        checkpoint.write_atomically(run / ENVIRONMENT, about + "\n")
+        write_atomically(run / ENVIRONMENT, about + "\n")
 
 
 def load(recipe: Recipe) -> Dataset:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import NonFiniteLossError
+from ..files import write_atomically
 from . import processes
-from .checkpoint import write_atomically
 
 METRICS = "metrics.jsonl"
 

@@ -1,0 +1,13 @@
+"""What each verb of the command line does: reads its arguments, calls the package, prints an answer.
+
+A file is a verb, or verbs that share a subject. Heavy imports stand in the functions, so that a verb loads what it
+uses and `--help` stays quick.
+"""
+
+from .catalogue import models, summary
+from .evaluate import evaluate
+from .fetch import fetch
+from .predict import predict
+from .train import train
+
+__all__ = ["evaluate", "fetch", "models", "predict", "summary", "train"]

@@ -1,0 +1,56 @@
+"""``googlenet predict``: pictures to classes."""
+
+import json
+import sys
+
+from ..errors import FailedError
+from .command import add_sizes, chosen_sizes, verb_parser
+
+
+def predict(argv: list[str]) -> None:
+    """Classify pictures."""
+    parser = verb_parser(
+        "predict",
+        "Classify pictures: files, folders, or - for one on standard input.",
+        "googlenet predict runs/demo photo.jpg holiday/ --top 3",
+    )
+    parser.add_argument("run", help="a run folder or a .safetensors file")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file, a folder, or -")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default 5)")
+    add_sizes(parser)
+    args = parser.parse_args(argv)
+    if args.top < 1:
+        parser.error("--top must be 1 or more")
+
+    from ..evaluation.predict import expand, predict_pictures
+    from ..evaluation.scales import check_sizes
+    from ..training.checkpoint import load
+    from ..training.devices import pick_device
+
+    checkpoint = load(args.run)
+    sizes = chosen_sizes(args, checkpoint.preprocess.size)
+    check_sizes(checkpoint.model, sizes)
+    answers = predict_pictures(
+        checkpoint.model.to(pick_device("auto")),
+        checkpoint.preprocess,
+        checkpoint.classes,
+        expand(args.images),
+        top=args.top,
+        sizes=sizes,
+        flip=args.flip,
+    )
+    documents, problems = [], []
+    for answer in answers:
+        if answer.problem:
+            problems.append(answer.problem)
+            print(f"googlenet predict: {answer.problem}", file=sys.stderr)
+            continue
+        documents.append({"path": answer.path, "top": [t._asdict() for t in answer.top], "did": answer.did})
+        if not args.json:
+            best = "  ".join(f"{t.label} {t.probability:.3f}" for t in answer.top)
+            print(f"{answer.path}: {best}\n  ({answer.did})")
+    if args.json:
+        print(json.dumps(documents, indent=2))
+    if problems:
+        total = len(problems) + len(documents)
+        raise FailedError(f"{len(problems)} of {total} pictures could not be used" if total > 1 else "")
