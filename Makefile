@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune)
+MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune family plain_start)
 
 .PHONY: help setup demo test lint bench write-up clean
 
@@ -12,7 +12,7 @@ help:
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  speed of a step and time to accuracy, against the textbook's (about 15 minutes on 2 cores)"
-	@echo "make bench-NAME  one of $(basename $(notdir $(MEASURED))); results go into docs/performance.md"
+	@echo "make bench-NAME  one of $(basename $(notdir $(MEASURED))); results go into docs/"
 
 setup: $(VENV)/.installed
 

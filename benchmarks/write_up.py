@@ -1,4 +1,4 @@
-"""Put the results in benchmarks/results/ into docs/performance.md: tables between its markers, plots beside it.
+"""Put the results in benchmarks/results/ into the documentation: tables between a page's markers, plots beside it.
 
 A marker is ``<!-- NAME -->``, and ``<!-- end -->`` closes it. Nothing is typed by hand. Run: make write-up
 """
@@ -11,8 +11,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
-IMAGES = ROOT / "docs" / "images"
+DOCS = ROOT / "docs"
+# Where a result goes, but for docs/performance.md.
+PAGES = {"family": "family.md", "plain_start": "family.md"}
+IMAGES = DOCS / "images"
 
 Found = dict[str, Any]
 
@@ -119,6 +121,45 @@ def search(found: Found) -> str:
     return table(["change", "keys", "validation top-1, mean", "sd", "n", "seconds, median"], rows)
 
 
+def family(found: Found) -> str:
+    """Every member: size, cost, speed, and what the common budget makes of it."""
+    rows = [
+        [
+            f"`{row['name']}`", f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.2f} G", f"{row['size']} px",
+            row["milliseconds"], row["ratio"], ", ".join(f"{top1:.3f}" for top1 in row["top1"]), row["seconds"],
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = [
+        "member",
+        "parameters",
+        "multiply-adds",
+        "at",
+        "ms a picture",
+        "ratio",
+        "top-1 from the budget",
+        "seconds",
+    ]
+    return (
+        f"{table(head, rows)}\n\n{found['threads']} threads, torch {found['torch']}, {found['cpu_capability']}. "
+        f"The ratio is to {found['peer']} in the same rounds, {found['peer_milliseconds']} ms."
+    )
+
+
+def plain_start(found: Found) -> str:
+    """One way to start a row."""
+    rows = [
+        [
+            row["init"], row["optimiser"], f"{row['warmup']} steps" if row["warmup"] else "none",
+            "yes" if row["aux"] else "no",
+            ", ".join("diverged" if loss is None else f"{loss:.3f}" for loss in row["losses"]),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = ["initial weights", "optimiser", "warm-up", "side heads", "loss at the end, by seed"]
+    return f"{table(head, rows)}\n\nA guess has {found['guess']}. {found['steps']} steps, torch {found['torch']}."
+
+
 SECTIONS: dict[str, Callable[[Found], str]] = {
     "throughput": throughput,
     "time_to_accuracy": time_to_accuracy,
@@ -128,6 +169,8 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "scales": scales,
     "chapter": curve,
     "search": search,
+    "family": family,
+    "plain_start": plain_start,
 }
 
 
@@ -167,7 +210,7 @@ def fill(page: str, name: str, text: str) -> str:
     """`page` with what stands between the markers of `name` replaced by `text`."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(page):
-        raise ValueError(f"{PAGE} has no markers for {name}")
+        raise ValueError(f"the page has no markers for {name}")
     return pattern.sub(lambda match: f"{match[1]}{text}\n{match[2]}", page)
 
 
@@ -177,13 +220,12 @@ def main() -> None:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "googlenet"
-    page = PAGE.read_text()
     for file in sorted(RESULTS.glob("*.json")):
         found = json.loads(file.read_text())
-        page = fill(page, file.stem, SECTIONS[file.stem](found))
+        page = DOCS / PAGES.get(file.stem, "performance.md")
+        page.write_text(fill(page.read_text(), file.stem, SECTIONS[file.stem](found)))
         if file.stem in PLOTS:
             PLOTS[file.stem](found)
-    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The commands and the code of the documentation, run as they are written (trainings cut short)."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from conftest import googlenet
 
@@ -38,6 +40,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number, picture in enumerate(sorted(samples.iterdir())):
             shutil.copy(picture, tmp_path / "photos" / name / f"{number}.png")
     shutil.copy(samples / "bag.png", tmp_path / "new-photo.jpg")
+    theirs = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     monkeypatch.chdir(tmp_path)
     (packing,) = blocks(ROOT / "docs" / "data.md", "python")
     exec(packing, {})
@@ -63,6 +67,22 @@ def test_readme_python(smoke_run: Path) -> None:
     exec(code.replace("runs/first", str(smoke_run)), names)
     assert names["logits"].shape == (2, 10)
     assert len(names["names"]) == 3
+
+
+@pytest.mark.parametrize("name", ["family.md", "weights.md"])
+def test_python_of_the_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for code in blocks(ROOT / "docs" / name, "python"):
+        exec(code, {})
+
+
+def test_diagrams_are_drawn_from_the_tables() -> None:
+    spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs" / "diagrams.py")
+    assert spec and spec.loader
+    diagrams = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(diagrams)
+    kept = {file.stem: file.read_text() for file in (ROOT / "docs" / "images" / "blocks").glob("*.svg")}
+    assert kept == {name: diagrams.draw(drawing) for name, drawing in diagrams.drawings().items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -6,12 +6,15 @@ Names are imported on first use, so that `import googlenet` and `googlenet --hel
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .models import registration
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .data.preprocess import Preprocess
     from .models.catalogue import create, list_models
     from .models.layers import Logits
+    from .models.network import Network
     from .training.checkpoint import Checkpoint, load
     from .training.loop import fit
     from .training.recipe import Recipe
@@ -21,13 +24,28 @@ _HOME = {
     **dict.fromkeys(("create", "list_models"), "models.catalogue"),
     **dict.fromkeys(("Checkpoint", "load"), "training.checkpoint"),
     "Logits": "models.layers",
+    "Network": "models.network",
     "Preprocess": "data.preprocess",
     "Recipe": "training.recipe",
     "read_recipe": "training.recipe_file",
     "fit": "training.loop",
 }
 
-__all__ = ["Checkpoint", "Logits", "Preprocess", "Recipe", "create", "fit", "list_models", "load", "read_recipe"]
+__all__ = [  # noqa: RUF022  as above
+    "create",
+    "list_models",
+    "Checkpoint",
+    "load",
+    "Logits",
+    "Network",
+    "Preprocess",
+    "Recipe",
+    "read_recipe",
+    "fit",
+]
+
+
+registration.register_when_imported()
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.dataset import Split
 from ..data.loader import evaluation_batches
 from ..data.preprocess import Preprocess
-from ..models.googlenet import GoogLeNet
+from ..models.network import Network
 from ..models.summary import summarise
 from .metrics import Outputs, collect, scores
 
@@ -64,7 +64,7 @@ class Mirrored(nn.Module):
         return average_logits([self.model(x), self.model(x.flip(-1))])
 
 
-def check_sizes(model: GoogLeNet, sizes: Sequence[int]) -> None:
+def check_sizes(model: Network, sizes: Sequence[int]) -> None:
     """Raise ValueError unless the network takes every one of the sizes, each named once."""
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"the sizes {', '.join(map(str, sizes))} name one of them twice")
@@ -73,7 +73,7 @@ def check_sizes(model: GoogLeNet, sizes: Sequence[int]) -> None:
 
 
 def answer_at_sizes(
-    model: GoogLeNet, split: Split, preprocess: Preprocess, sizes: Sequence[int], *, flip: bool = False
+    model: Network, split: Split, preprocess: Preprocess, sizes: Sequence[int], *, flip: bool = False
 ) -> Iterator[AtSize]:
     """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image."""
     device = next(model.parameters()).device
@@ -86,7 +86,7 @@ def answer_at_sizes(
         yield AtSize(size, outputs, time.perf_counter() - started)
 
 
-def size_row(model: GoogLeNet, answer: AtSize, *, flip: bool = False) -> SizeRow:
+def size_row(model: Network, answer: AtSize, *, flip: bool = False) -> SizeRow:
     """The table's line of one size; auxiliary heads, which answer nothing, are not counted."""
     counted = summarise(model, answer.size)
     macs = counted.macs - sum(row.macs for row in counted.rows if row.name.startswith("aux_"))

@@ -8,12 +8,18 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import native
 
 Norm = Literal["none", "batch"]
+Kernel = int | tuple[int, int]
+Padding = Literal["same", "valid"]
+
+# As in the authors' code, where the papers are silent; BN-Inception's public weights have PyTorch's.
+NORM_EPS = 1e-3
 
 
 class Logits(NamedTuple):
@@ -35,23 +41,47 @@ class Stage(NamedTuple):
     stride: int
 
 
+# How many input pixels side by side become one in the stem's first convolution and first pool: 4 in every paper; 2
+# without the convolution's stride, and 1 without the pool's either, for small pictures ("Rethinking the Inception
+# Architecture", section 8: 151 and 79 px cost what 299 do).
+StemStride = Literal[4, 2, 1]
+
+
+def at_stride(stages: tuple[Stage, ...], stem_stride: StemStride) -> tuple[Stage, ...]:
+    """`stages` of a stem of stride 4, as they are behind a finer one."""
+    return tuple(stage._replace(stride=max(1, stage.stride * stem_stride // 4)) for stage in stages)
+
+
 class ConvUnit(nn.Module):
     """Convolution, optional batch normalisation, ReLU.
 
     With ``norm="none"`` the convolution carries a bias (GoogLeNet, 2014); with ``norm="batch"`` the shift of
-    the normalisation takes its place (Batch Normalization, 2015; eps 1e-3 as in the authors' code).
-    Padding keeps the map's size at stride 1.
+    the normalisation takes its place (Batch Normalization, 2015). `kernel` is one number or (height, width), odd.
+    ``padding="same"`` keeps the map's size at stride 1; ``valid`` pads nothing, so that the map loses a rim.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, norm: Norm = "none"):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Kernel,
+        stride: int = 1,
+        norm: Norm = "none",
+        padding: Padding = "same",
+        eps: float = NORM_EPS,
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=norm == "none")
-        self.norm = nn.BatchNorm2d(out_channels, eps=1e-3) if norm == "batch" else nn.Identity()
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        rim = (height // 2, width // 2) if padding == "same" else (0, 0)
+        self.conv = nn.Conv2d(in_channels, out_channels, (height, width), stride, rim, bias=norm == "none")
+        self.norm = nn.BatchNorm2d(out_channels, eps=eps) if norm == "batch" else nn.Identity()
+        # The native step knows square kernels that keep the map's size.
+        self.fits_native = height == width and (padding == "same" or height == 1)
         self.native = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, h, w) -> (batch, out_channels, ceil(h / stride), ceil(w / stride))."""
-        if self.native and self.training and native.usable(x):
+        """(batch, in_channels, h, w) -> (batch, out_channels, h', w'), h' = ceil(h / stride) with padding "same"."""
+        if self.native and self.training and self.fits_native and native.usable(x):
             return native.conv_unit(self, x)
         return F.relu(self.norm(self.conv(x)))
 
@@ -83,17 +113,32 @@ class LocalResponseNorm(nn.Module):
         return F.local_response_norm(x, size=5, alpha=1e-4, beta=0.75, k=1.0)
 
 
+@torch.fx.wrap
+def window_pool(x: Tensor, grid: int, *, window: int = 5, stride: int = 3) -> Tensor:
+    """Average pooling 5x5 stride 3, as the auxiliary heads begin with, on a map of any size.
+
+    The window is clipped to a map narrower than itself, and a result under `grid` x `grid` is repeated up to it.
+    """
+    x = F.avg_pool2d(x, (min(window, x.shape[-2]), min(window, x.shape[-1])), stride)
+    if x.shape[-2] < grid or x.shape[-1] < grid:
+        x = F.adaptive_avg_pool2d(x, (max(grid, x.shape[-2]), max(grid, x.shape[-1])))
+    return x
+
+
+AuxPool = Literal["window", "adaptive"]
+
+
 class AuxiliaryHead(nn.Module):
     """The side classifier of "Going Deeper with Convolutions", section 5.
 
     Average pool 5x5 stride 3, 1x1 convolution to 128, linear 1024, ReLU, dropout, linear to the classes.
-    At 224 px the map is 14x14 and pools to 4x4. The linear layer needs 4x4 at every input size, so the rule
-    for any other map is: the 5x5 window is clipped to a map narrower than 5, and whatever grid the pool then
-    gives is averaged (or, below 4x4, repeated) to 4x4 by adaptive average pooling, which leaves a 4x4 grid
-    as it is.
+    At 224 px the map is 14x14 and pools to a `grid` of 4x4 (Inception-v2, "Rethinking the Inception Architecture",
+    figure 8: from 17x17 to 5x5). The linear layer needs that grid at every input size: what the pool gives of
+    another map is averaged (or, below the grid, repeated) to it by adaptive average pooling, which leaves a grid of
+    the right size as it is. With ``pool="adaptive"`` there is no 5x5 window, as in torchvision's port.
     """
 
-    GRID = 4
+    LAST = "fc2"
 
     def __init__(
         self,
@@ -102,20 +147,55 @@ class AuxiliaryHead(nn.Module):
         norm: Norm = "none",
         hidden: int = 1024,
         dropout: float = 0.7,
+        grid: int = 4,
+        pool: AuxPool = "window",
     ):
         super().__init__()
+        self.grid, self.pool = grid, pool
         self.conv = ConvUnit(in_channels, 128, 1, norm=norm)
-        self.fc1 = nn.Linear(128 * self.GRID * self.GRID, hidden)
+        self.fc1 = nn.Linear(128 * grid * grid, hidden)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, h, w) with any h, w >= 1 -> logits (batch, num_classes)."""
-        window = (min(5, x.shape[-2]), min(5, x.shape[-1]))
-        x = F.adaptive_avg_pool2d(F.avg_pool2d(x, window, stride=3), self.GRID)
+        x = F.adaptive_avg_pool2d(window_pool(x, 1) if self.pool == "window" else x, self.grid)
         x = torch.flatten(self.conv(x), 1)
         logits: Tensor = self.fc2(self.dropout(F.relu(self.fc1(x))))
         return logits
+
+
+class ConvAuxiliaryHead(nn.Module):
+    """The side classifier of Inception-v3, batch-normalised ("Rethinking the Inception Architecture", section 4).
+
+    Average pool 5x5 stride 3, 1x1 convolution to 128, 5x5 convolution to 768, global average pooling, linear to the
+    classes. At 299 px the map is 17x17 and pools to 5x5, which the 5x5 convolution takes to one pixel; a pooled map
+    smaller than 5x5 is repeated to it.
+    """
+
+    LAST = "fc"
+
+    def __init__(self, in_channels: int, num_classes: int):
+        super().__init__()
+        self.conv1 = ConvUnit(in_channels, 128, 1, norm="batch")
+        self.conv2 = ConvUnit(128, 768, 5, norm="batch", padding="valid")
+        self.fc = nn.Linear(768, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, h, w) with any h, w >= 1 -> logits (batch, num_classes)."""
+        x = self.conv2(self.conv1(window_pool(x, 5)))
+        logits: Tensor = self.fc(pyramid_pool(x, (1,)))
+        return logits
+
+
+def pyramid_pool(x: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Average pooling over grids of `levels` x `levels` cells, flattened and joined.
+
+    (batch, c, h, w) -> (batch, c * sum of levels squared) for any h, w >= 1; (1,) is global average pooling, (1, 2,
+    4) a pyramid from which one linear layer sees several scales (after "Spatial Pyramid Pooling", He et al., 2014).
+    """
+    cells = [torch.flatten(F.adaptive_avg_pool2d(x, level), 1) for level in levels]
+    return cells[0] if len(cells) == 1 else torch.cat(cells, dim=1)
 
 
 Init = Literal["xavier", "truncated_normal", "kaiming"]

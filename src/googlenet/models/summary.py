@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .googlenet import GoogLeNet
+from .network import Network
 
 
 class Row(NamedTuple):
@@ -70,7 +70,7 @@ def _first(number: int | tuple[int, ...]) -> int:
     return number if isinstance(number, int) else number[0]
 
 
-def summarise(model: GoogLeNet, size: int) -> Summary:
+def summarise(model: Network, size: int) -> Summary:
     """Count `model` on one picture of `size` x `size` pixels, with its auxiliary heads where it has them.
 
     Raises ValueError for a size under the network's minimum.

@@ -17,7 +17,8 @@ from torch import nn
 from ..data.preprocess import Preprocess
 from ..files import write_atomically
 from ..models.catalogue import create
-from ..models.googlenet import GoogLeNet
+from ..models.network import Network
+from ..models.weights import raise_unless_fits
 from .recipe import Recipe
 from .recipe_file import read_recipe, recipe_from_dict
 
@@ -36,14 +37,14 @@ class Checkpoint:
     order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
     """
 
-    model: GoogLeNet
+    model: Network
     preprocess: Preprocess
     classes: tuple[str, ...]
     recipe: Recipe
     metrics: dict[str, Any]
 
 
-def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> GoogLeNet:
+def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
     """The recipe's network, its weights drawn from the recipe's seed."""
     variant = {key: value for key, value in asdict(recipe.model).items() if value is not None}
     name, aux = variant.pop("name", "googlenet"), variant.pop("aux")
@@ -67,10 +68,17 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a run folder, or a .safetensors file of ours, to a `Checkpoint` on the CPU.
 
+    Or the published weights of another library, by their name there: "torchvision:googlenet",
+    "timm:inception_v3.tf_in1k"; see `foreign`. They are fetched by that library and kept.
+
     Raises ValueError, naming the file and what to do, for anything else: a missing or damaged file, a pickle
     (never opened: it could run code), weights that do not fit the network they name.
     """
+    from . import foreign  # which makes checkpoints, and so imports this file
+
     place = Path(path)
+    if foreign.is_published(str(path)) and not place.exists():
+        return foreign.load_published(str(path))
     if place.is_dir():
         if not (place / WEIGHTS).exists() and (place / RECIPE).exists():
             raise ValueError(f"{place}: a run without weights yet; continue it with googlenet train --resume {place}")
@@ -102,17 +110,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 def load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
     """Copy `tensors` into `model`; ValueError that lists differing keys and shapes unless all fit."""
-    expected = model.state_dict()
-    problems = [f"missing {key}" for key in expected.keys() - tensors.keys()]
-    problems += [f"unexpected {key}" for key in tensors.keys() - expected.keys()]
-    problems += [
-        f"{key} is {tuple(tensors[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in expected.keys() & tensors.keys()
-        if tensors[key].shape != expected[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:5])}{more}")
+    raise_unless_fits({key: value.shape for key, value in model.state_dict().items()}, tensors, origin)
     model.load_state_dict(tensors)
 
 

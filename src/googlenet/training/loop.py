@@ -24,7 +24,7 @@ from ..evaluation.metrics import Outputs, scores
 from ..evaluation.report import render_report
 from ..files import write_atomically
 from ..models import native
-from ..models.googlenet import GoogLeNet
+from ..models.network import Network
 from . import checkpoint, prepare, processes
 from .batch_statistics import apart, synchronise_norms
 from .checkpoint import Checkpoint
@@ -96,7 +96,7 @@ def fit(
     even = recipe.loss.class_weights == "balanced"
     task = Classification(recipe.loss, balanced(data.train.labels, len(data.classes)) if even else None)
     average = moving_average(model, recipe.ema) if recipe.ema else None
-    kept = cast(GoogLeNet, average.module) if average else model  # the weights that are measured and delivered
+    kept = cast(Network, average.module) if average else model  # the weights that are measured and delivered
     learner, optimiser = accelerator.prepare(Learner(task, model), optimiser)
 
     # Where to start: the beginning, or the last saved state. `step` counts the steps that are done.

@@ -15,8 +15,8 @@ from ..data.policies import policy
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source, load_dataset
 from ..files import write_atomically
-from ..models.catalogue import spec
-from ..models.googlenet import GoogLeNet, resolve
+from ..models.catalogue import defaults, spec
+from ..models.network import Network
 from . import checkpoint, processes
 from .checkpoint import Checkpoint
 from .devices import pick_precision
@@ -32,12 +32,13 @@ def resolved(recipe: Recipe, device: torch.device) -> Recipe:
     recipe = with_start(recipe)
     assert recipe.model.name is not None
     model = recipe.model
-    design = resolve(recipe.model.name, model.init, model.dropout, model.pools, model.stem_stride)
+    known = defaults(recipe.model.name)
+    if model.pools is not None and "pools" not in known:
+        raise ValueError(f"model.pools is a choice of the GoogLeNets, not of {model.name}; leave it unset")
+    filled = {key: value for key, value in known.items() if getattr(model, key) is None}
     return replace(
         recipe,
-        model=replace(
-            model, init=design.init, dropout=design.dropout, pools=design.pools, stem_stride=design.stem_stride
-        ),
+        model=replace(model, **filled),
         data=replace(recipe.data, source=absolute_source(recipe.data.source, recipe.data.root)),
         size=replace(recipe.size, test=recipe.test_size),
         precision=pick_precision(recipe.precision, device),
@@ -84,7 +85,7 @@ def load(recipe: Recipe) -> Dataset:
     )
 
 
-def check_fit(recipe: Recipe, model: GoogLeNet, data: Dataset) -> None:
+def check_fit(recipe: Recipe, model: Network, data: Dataset) -> None:
     """Refuse sizes under the network's minimum, and batches too small for its normalisation."""
     smallest = min(*recipe.size.sizes, recipe.test_size)
     if smallest < model.min_size:

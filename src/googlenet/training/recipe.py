@@ -20,11 +20,15 @@ class Model:
         aux: add the auxiliary classifiers and train with their losses.
         init: initial weights: xavier, truncated_normal or kaiming; the model's own where unset.
         dropout: before the classifier, in [0, 1); the model's own where unset.
-        pools: ceil (the paper's) or padded (the chapter's, for small pictures); the model's own where unset.
+        pools: of a GoogLeNet: ceil (the paper's) or padded (the chapter's, for small pictures); the model's own where
+            unset.
         stem_stride: pixels that become one before the second convolution: 4, or 2 or 1 for small pictures; the
             model's own (4) where unset.
-        weights: start from those of a run folder or a .safetensors file of ours; a head for other classes, and the
-            values left unset, follow from them. Unset: start anew.
+        pyramid: grids that the last map is pooled to, such as [1, 2, 4]; the model's own ([1]: global average
+            pooling) where unset.
+        weights: start from those of a run folder, a .safetensors file of ours, or published ones by name, such as
+            torchvision:googlenet; a head for other classes, and the values left unset, follow from them. Unset: start
+            anew.
         freeze: keep the first layers as they are, statistics included: none, stem (all before the first Inception
             block), trunk (all but the head), or up to a layer by its name, such as inception_4a.
     """
@@ -35,6 +39,7 @@ class Model:
     dropout: float | None = None
     pools: Literal["ceil", "padded"] | None = None
     stem_stride: Literal[4, 2, 1] | None = None
+    pyramid: tuple[int, ...] | None = None
     weights: str | None = None
     freeze: str = "none"
 

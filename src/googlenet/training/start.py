@@ -8,11 +8,15 @@ from torch import Tensor, nn
 from ..data.preprocess import Preprocess
 from ..errors import nearest
 from ..models.catalogue import spec
-from ..models.googlenet import GoogLeNet
+from ..models.network import Network
 from .checkpoint import Checkpoint, build_model, load, load_strictly
+from .foreign import is_published
 from .recipe import Recipe
 
 AUXILIARY = "aux_heads."
+
+# What a network's design is made of, in a recipe.
+DESIGN = ("init", "dropout", "pools", "stem_stride", "pyramid")
 
 
 def load_start(recipe: Recipe) -> Checkpoint | None:
@@ -40,27 +44,22 @@ def with_start(recipe: Recipe) -> Recipe:
     if model.weights is None and recipe.data.normalise == "weights":
         raise ValueError("data.normalise: weights needs model.weights to start from")
     if model.weights is not None:
-        model = replace(model, weights=str(Path(model.weights).expanduser().absolute()))
+        if not is_published(model.weights):
+            model = replace(model, weights=str(Path(model.weights).expanduser().absolute()))
         # A run that goes on has all of this in its recipe, and needs the file no more.
-        if None in (model.name, model.init, model.dropout, model.pools, model.stem_stride, size.train):
+        if None in (model.name, size.train, *(getattr(model, choice) for choice in DESIGN)):
             start = load_start(recipe)
             assert start is not None
             theirs = start.recipe.model
-            model = replace(
-                model,
-                name=theirs.name,
-                init=model.init or theirs.init,
-                dropout=theirs.dropout if model.dropout is None else model.dropout,
-                pools=model.pools or theirs.pools,
-                stem_stride=model.stem_stride or theirs.stem_stride,
-            )
+            left = {choice: getattr(theirs, choice) for choice in DESIGN if getattr(model, choice) is None}
+            model = replace(model, name=theirs.name, **left)
             size = replace(size, train=start.preprocess.size if size.train is None else size.train)
     name = model.name or "googlenet"
     size = replace(size, train=spec(name).input_size if size.train is None else size.train)
     return replace(recipe, model=replace(model, name=name), size=size)
 
 
-def build_start(recipe: Recipe, start: Checkpoint | None, classes: tuple[str, ...], channels: int) -> GoogLeNet:
+def build_start(recipe: Recipe, start: Checkpoint | None, classes: tuple[str, ...], channels: int) -> Network:
     """The recipe's network for `classes` and `channels` (1 or 3), with the weights of `start` where there is one.
 
     Every tensor of `start` must fit. The exceptions: auxiliary heads that only one of the two has; the first
@@ -111,10 +110,10 @@ def start_preprocess(recipe: Recipe, start: Checkpoint, channels: int) -> Prepro
     return Preprocess(recipe.test_size, channels, match(had.mean), match(had.std), fit=recipe.data.fit)
 
 
-def freeze(model: GoogLeNet, upto: str) -> None:
+def freeze(model: Network, upto: str) -> None:
     """Let the first layers of the trunk take no gradient: none, stem, trunk (all), or up to the layer so named."""
     names = [name for name, _ in model.trunk.named_children()]
-    first_block = next(number for number, name in enumerate(names) if name.startswith("inception"))
+    first_block = next(number for number, name in enumerate(names) if name.startswith(("inception", "mixed_5")))
     counts = {"none": 0, "stem": first_block, "trunk": len(names)}
     counts |= {name: number for number, name in enumerate(names, start=1)}
     if upto not in counts:
@@ -126,7 +125,7 @@ def freeze(model: GoogLeNet, upto: str) -> None:
         layer.requires_grad_(False)
 
 
-def training_mode(model: GoogLeNet) -> None:
+def training_mode(model: Network) -> None:
     """Like ``model.train()``, but frozen layers stay in evaluation: their normalisation's statistics do not move."""
     model.train()
     for layer in model.trunk.children():

@@ -10,7 +10,7 @@ from ..data.dataset import Split
 from ..data.loader import Batch, evaluation_batches
 from ..data.preprocess import Preprocess
 from ..evaluation.metrics import Outputs, collect
-from ..models.googlenet import GoogLeNet
+from ..models.network import Network
 from .recipe import Loss
 
 
@@ -30,7 +30,7 @@ class Classification(NamedTuple):
     options: Loss
     weights: Tensor | None = None
 
-    def loss(self, model: GoogLeNet, batch: Batch) -> StepResult:
+    def loss(self, model: Network, batch: Batch) -> StepResult:
         """The training loss of a batch ("Going Deeper with Convolutions", section 5)."""
         logits, aux = model.forward_aux(batch.images)
         loss = self._cross_entropy(logits, batch.labels)
@@ -48,7 +48,7 @@ class Classification(NamedTuple):
         # PyTorch's mean divides by the weights of whole labels but not of mixed ones: here, by the pictures in both.
         return F.cross_entropy(logits, labels, self.weights, label_smoothing=smoothing, reduction="none").mean()
 
-    def score(self, model: GoogLeNet, split: Split, preprocess: Preprocess) -> Outputs:
+    def score(self, model: Network, split: Split, preprocess: Preprocess) -> Outputs:
         """The network's answers to every picture of `split`."""
         device = next(model.parameters()).device
         with torch.inference_mode():
@@ -64,7 +64,7 @@ def balanced(labels: Tensor, classes: int) -> Tensor:
 class Learner(nn.Module):
     """A network with its loss, as one module: what is spread over processes, cast to fewer bits, compiled."""
 
-    def __init__(self, task: Classification, model: GoogLeNet):
+    def __init__(self, task: Classification, model: Network):
         super().__init__()
         self.task, self.model = task, model
 

@@ -1,0 +1,203 @@
+"""Inception-v4 and Inception-ResNet-v2: "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
+Learning" (Szegedy et al., 2016).
+
+- ``inception_v4``               figures 3 to 9, and the authors' released network, which agree;
+- ``inception_resnet_v2``        the authors' released network, which all public weights are of: Inception-v3's stem,
+  10, 20 and 10 residual blocks, a last 1x1 convolution to 1536;
+- ``inception_resnet_v2_paper``  figures 3 and 15 to 19: Inception-v4's stem, 5, 10 and 5 residual blocks. The figures
+  print 1154 and 2048 for the residual paths' channels; the sums of their own columns, which an addition needs, are
+  1152 and 2144.
+"""
+
+from typing import Any, NamedTuple
+
+from .inception_v3 import TO_35_RELEASED, stem
+from .layers import Init, Stage, StemStride, at_stride
+from .network import Network, Parts
+from .paths import Block, Conv, Element, Fork, Pool, ResidualBlock, build_trunk, trunk_channels
+
+AVERAGE = Pool("avg", counts_padding=False)
+ROW_7, COLUMN_7, ROW_3, COLUMN_3 = (1, 7), (7, 1), (1, 3), (3, 1)
+
+# Inception-v4, figures 4 to 8.
+INCEPTION_A: Block = {
+    "conv1x1": (Conv(96),),
+    "conv3x3": (Conv(64), Conv(96, 3)),
+    "double3x3": (Conv(64), Conv(96, 3), Conv(96, 3)),
+    "pool": (AVERAGE, Conv(96)),
+}
+INCEPTION_B: Block = {
+    "conv1x1": (Conv(384),),
+    "conv7x7": (Conv(192), Conv(224, ROW_7), Conv(256, COLUMN_7)),
+    "double7x7": (Conv(192), Conv(192, COLUMN_7), Conv(224, ROW_7), Conv(224, COLUMN_7), Conv(256, ROW_7)),
+    "pool": (AVERAGE, Conv(128)),
+}
+SPREAD = Fork({"conv1x3": (Conv(256, ROW_3),), "conv3x1": (Conv(256, COLUMN_3),)})
+INCEPTION_C: Block = {
+    "conv1x1": (Conv(256),),
+    "conv3x3": (Conv(384), SPREAD),
+    "double3x3": (Conv(384), Conv(448, COLUMN_3), Conv(512, ROW_3), SPREAD),
+    "pool": (AVERAGE, Conv(256)),
+}
+REDUCTION_B: Block = {
+    "conv3x3": (Conv(192), Conv(192, 3, 2, "valid")),
+    "conv7x7": (Conv(256), Conv(256, ROW_7), Conv(320, COLUMN_7), Conv(320, 3, 2, "valid")),
+    "pool": (Pool("max", 2),),
+}
+
+
+def reduction_a(k: int, l: int, m: int, n: int) -> Block:  # noqa: E741  the paper's letters (Table 1)
+    """Figure 7, from 35x35 to 17x17."""
+    return {
+        "conv3x3": (Conv(n, 3, 2, "valid"),),
+        "double3x3": (Conv(k), Conv(l, 3), Conv(m, 3, 2, "valid")),
+        "pool": (Pool("max", 2),),
+    }
+
+
+def v4_stem(stem_stride: StemStride) -> dict[str, Element]:
+    """Figure 3: convolutions and pools of stride 2 side by side, then two paths, then side by side again."""
+    first = 2 if stem_stride > 1 else 1
+    pool: Pool = Pool("max", first)
+    beside = Conv(96, 3, first, "valid" if first == 2 else "same")
+    return {
+        "conv1": Conv(32, 3, 2 if stem_stride == 4 else 1, "valid"),
+        "conv2": Conv(32, 3, 1, "valid"),
+        "conv3": Conv(64, 3),
+        "mixed_3a": Fork({"pool": (pool,), "conv3x3": (beside,)}),
+        "mixed_4a": Fork(
+            {
+                "conv3x3": (Conv(64), Conv(96, 3, 1, "valid")),
+                "conv7x7": (Conv(64), Conv(64, ROW_7), Conv(64, COLUMN_7), Conv(96, 3, 1, "valid")),
+            }
+        ),
+        "mixed_5a": Fork({"conv3x3": (Conv(192, 3, 2, "valid"),), "pool": (Pool("max", 2),)}),
+    }
+
+
+# Inception-ResNet-v2, figures 16 to 19. The paths are the same in the released network, whose maps are narrower.
+RESIDUAL_A: Block = {
+    "conv1x1": (Conv(32),),
+    "conv3x3": (Conv(32), Conv(32, 3)),
+    "double3x3": (Conv(32), Conv(48, 3), Conv(64, 3)),
+}
+RESIDUAL_B: Block = {"conv1x1": (Conv(192),), "conv7x7": (Conv(128), Conv(160, ROW_7), Conv(192, COLUMN_7))}
+RESIDUAL_C: Block = {"conv1x1": (Conv(192),), "conv3x3": (Conv(192), Conv(224, ROW_3), Conv(256, COLUMN_3))}
+RESIDUAL_REDUCTION_B: Block = {
+    "conv3x3a": (Conv(256), Conv(384, 3, 2, "valid")),
+    "conv3x3b": (Conv(256), Conv(288, 3, 2, "valid")),
+    "double3x3": (Conv(256), Conv(288, 3), Conv(320, 3, 2, "valid")),
+    "pool": (Pool("max", 2),),
+}
+# The released network's first block, from 192 to 320 channels.
+MIXED_5B: Block = {
+    "conv1x1": (Conv(96),),
+    "conv5x5": (Conv(48), Conv(64, 5)),
+    "double3x3": (Conv(64), Conv(96, 3), Conv(96, 3)),
+    "pool": (AVERAGE, Conv(64)),
+}
+
+
+def repeat(name: str, times: int, element: Element) -> dict[str, Element]:
+    """`element` so many times, numbered from 1."""
+    return {f"{name}_{number}": element for number in range(1, times + 1)}
+
+
+def table(name: str, stem_stride: StemStride = 4) -> dict[str, Element]:
+    """The trunk of a member, layer by layer."""
+    match name:
+        case "inception_v4":
+            return {
+                **v4_stem(stem_stride),
+                **repeat("inception_a", 4, Fork(INCEPTION_A)),
+                "reduction_a": Fork(reduction_a(k=192, l=224, m=256, n=384)),
+                **repeat("inception_b", 7, Fork(INCEPTION_B)),
+                "reduction_b": Fork(REDUCTION_B),
+                **repeat("inception_c", 3, Fork(INCEPTION_C)),
+            }
+        case "inception_resnet_v2":
+            return {
+                **stem(stem_stride),
+                **TO_35_RELEASED,
+                "mixed_5b": Fork(MIXED_5B),
+                **repeat("inception_a", 10, ResidualBlock(RESIDUAL_A, 0.17)),
+                "reduction_a": Fork(reduction_a(k=256, l=256, m=384, n=384)),
+                **repeat("inception_b", 20, ResidualBlock(RESIDUAL_B, 0.10)),
+                "reduction_b": Fork(RESIDUAL_REDUCTION_B),
+                **repeat("inception_c", 9, ResidualBlock(RESIDUAL_C, 0.20)),
+                # The last is neither scaled nor rectified.
+                "inception_c_10": ResidualBlock(RESIDUAL_C, 1.0, relu=False),
+                "conv7": Conv(1536),
+            }
+        case "inception_resnet_v2_paper":
+            return {
+                **v4_stem(stem_stride),
+                **repeat("inception_a", 5, ResidualBlock(RESIDUAL_A, 0.17)),
+                "reduction_a": Fork(reduction_a(k=256, l=256, m=384, n=384)),
+                **repeat("inception_b", 10, ResidualBlock(RESIDUAL_B, 0.10)),
+                "reduction_b": Fork(RESIDUAL_REDUCTION_B),
+                **repeat("inception_c", 5, ResidualBlock(RESIDUAL_C, 0.20)),
+            }
+        case _:
+            raise KeyError(name)
+
+
+class Ends(NamedTuple):
+    """The deepest layers at strides 2, 4, 8, 16 and 32."""
+
+    at_2: str
+    at_4: str
+    at_8: str
+    at_16: str
+    at_32: str
+
+
+ENDS: dict[str, Ends] = {
+    "inception_v4": Ends("conv3", "mixed_4a", "inception_a_4", "inception_b_7", "inception_c_3"),
+    "inception_resnet_v2": Ends("conv3", "conv5", "inception_a_10", "inception_b_20", "conv7"),
+    "inception_resnet_v2_paper": Ends("conv3", "mixed_4a", "inception_a_5", "inception_b_10", "inception_c_5"),
+}
+
+# The least height and width that leaves a pixel for the last reduction.
+MINIMUM_SIZE: dict[StemStride, int] = {4: 75, 2: 39, 1: 21}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """What `build` is called with where `googlenet.create` is given nothing else.
+
+    Dropout as in the figures, which keep 0.8.
+    """
+    return {"init": "truncated_normal", "dropout": 0.2, "stem_stride": 4, "pyramid": (1,)}
+
+
+def build(
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    aux: bool,
+    *,
+    init: Init,
+    dropout: float,
+    stem_stride: StemStride,
+    pyramid: tuple[int, ...],
+    seed: int,
+) -> Network:
+    """Build the member `name`; see `googlenet.create`. The paper has no auxiliary heads."""
+    layers = table(name, stem_stride)
+
+    def parts() -> Parts:
+        stages = tuple(
+            Stage(end, trunk_channels(layers, end), stride)
+            for end, stride in zip(ENDS[name], (2, 4, 8, 16, 32), strict=True)
+        )
+        return Parts(
+            trunk=build_trunk(layers, in_channels, "batch"),
+            features=at_stride(stages, stem_stride),
+            channels=trunk_channels(layers),
+            aux_heads={},
+            dropout=dropout,
+            init=init,
+            min_size=MINIMUM_SIZE[stem_stride],
+        )
+
+    return Network(parts, num_classes, in_channels, pyramid=pyramid, seed=seed)

@@ -1,0 +1,265 @@
+"""What every member of the family promises: timm's public contract, the papers' maps, and that it trains."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import googlenet
+from googlenet.models.catalogue import MODELS
+from googlenet.models.network import Network
+
+NAMES = googlenet.list_models()
+WITH_AUX = [name for name in NAMES if MODELS[name].aux_heads]
+
+
+def least(name: str) -> int:
+    """A size at which every batch normalisation has more than one number."""
+    return MODELS[name].min_size
+
+
+def small(name: str, classes: int = 7, channels: int = 3, **more: object) -> Network:
+    return googlenet.create(name, classes, channels, aux=bool(MODELS[name].aux_heads), **more)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str) -> None:
+    """Forward, backward, heads, features, resets: as timm's own tests ask of its models."""
+    size = least(name) + 4
+    model = small(name)
+    assert model.num_classes == 7 and model.in_channels == 3
+    x = torch.randn(2, 3, size, size + 3)
+
+    out = model(x)
+    assert out.shape == (2, 7)
+    out.mean().backward()
+    unreached = {key for key, p in model.named_parameters() if p.grad is None}
+    assert all(key.startswith("aux_heads.") for key in unreached)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    logits = model.forward_aux(x)
+    assert len(logits.aux) == MODELS[name].aux_heads
+    assert all(side.shape == (2, 7) for side in logits.aux)
+
+    model.eval()
+    with torch.no_grad():
+        last = model.forward_features(x)
+        assert last.shape[:2] == (2, model.feature_info[-1].channels)
+        pooled = model.forward_head(last, pre_logits=True)
+        assert pooled.shape == (2, model.num_features)
+        torch.testing.assert_close(model.forward_head(last), model(x))
+        torch.testing.assert_close(model.get_classifier()(pooled), model(x))
+        # A batch of one is a row of a batch of two.
+        torch.testing.assert_close(model(x[:1]), model(x)[:1], rtol=1e-4, atol=1e-5)
+        for given, shape in ((5, (2, 5)), (0, (2, model.num_features))):
+            model.reset_classifier(given)
+            assert model(x).shape == shape
+        model.reset_classifier(3)
+        assert model(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_have_the_promised_channels_and_strides(name: str) -> None:
+    model = googlenet.create(name, 7).eval()
+    size = MODELS[name].input_size
+    with torch.device("meta"):
+        x = torch.empty(1, 3, size, size)
+    model = model.to("meta")
+    maps = model.features(x)
+    assert list(maps) == [stage.name for stage in model.feature_info]
+    assert [stage.stride for stage in model.feature_info] == [2, 4, 8, 16, 32]
+    for stage, (key, found) in zip(model.feature_info, maps.items(), strict=True):
+        assert key == stage.name
+        assert found.shape[1] == stage.channels
+        # Convolutions without padding take a rim off: seven pixels of the map at most.
+        assert size / stage.stride - 7 <= found.shape[2] == found.shape[3] <= size / stage.stride + 1
+
+
+@pytest.mark.parametrize("name", ["googlenet_bn", "bn_inception", "inception_v3", "inception_resnet_v2"])
+def test_forward_intermediates(name: str) -> None:
+    model = googlenet.create(name, 7).eval()
+    x = torch.randn(1, 3, least(name), least(name))
+    with torch.no_grad():
+        maps = list(model.features(x).values())
+        last, found = model.forward_intermediates(x)
+        torch.testing.assert_close(last, model.forward_features(x))
+        for mine, theirs in zip(found, maps, strict=True):
+            torch.testing.assert_close(mine, theirs)
+        only = model.forward_intermediates(x, indices=[-4, 2], stop_early=True, intermediates_only=True)
+        torch.testing.assert_close(only, [maps[1], maps[2]])
+        assert len(model.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
+        with pytest.raises(ValueError, match="5 feature maps"):
+            model.forward_intermediates(x, indices=[5])
+        with pytest.raises(ValueError, match="NCHW"):
+            model.forward_intermediates(x, output_fmt="NLC")
+        model.prune_intermediate_layers([0, 2])
+        torch.testing.assert_close(
+            model.forward_intermediates(x, [0, 2], intermediates_only=True), [maps[0], maps[2]]
+        )
+        assert model(x).shape == (1, model.num_features) == (1, maps[2].shape[1])
+
+
+@pytest.mark.parametrize("stem_stride", [4, 2, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_minimum_size_is_the_least_that_works(name: str, stem_stride: int) -> None:
+    model = googlenet.create(name, 3, stem_stride=stem_stride).to("meta").eval()
+    promised = model.min_size
+    if stem_stride == 4:
+        assert promised == MODELS[name].min_size
+    with torch.device("meta"):
+        fits, too_small = torch.empty(1, 3, promised, promised + 2), torch.empty(1, 3, promised + 2, promised - 1)
+    assert model(fits).shape == (1, 3)
+    if promised > 1:
+        with pytest.raises(ValueError, match=f"at least {promised}x{promised}"):
+            model(too_small)
+        model.min_size = 1
+        with pytest.raises(RuntimeError):
+            model(too_small)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_double_precision_and_odd_rectangles(name: str) -> None:
+    model = googlenet.create(name, 3, seed=1).double().eval()
+    x = torch.randn(1, 3, least(name) + 6, least(name) + 1, dtype=torch.float64)
+    with torch.no_grad():
+        assert model(x).dtype == torch.float64
+        # The same network in single precision, to single precision.
+        torch.testing.assert_close(model.float()(x.float()).double(), model.double()(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pyramid_pooling_sees_three_scales(name: str) -> None:
+    model = googlenet.create(name, 3, pyramid=(1, 2, 4)).eval()
+    channels = model.feature_info[-1].channels
+    assert model.num_features == 21 * channels == model.classifier.in_features
+    size = least(name)
+    with torch.no_grad():
+        for height, width in ((size, size), (size + 33, size + 70)):
+            x = torch.randn(1, 3, height, width)
+            last = model.forward_features(x)
+            cells = [F.adaptive_avg_pool2d(last, level).flatten(1) for level in (1, 2, 4)]
+            torch.testing.assert_close(model(x), model.classifier(torch.cat(cells, 1)))
+
+
+def test_low_resolution_stems_leave_the_maps_of_section_8() -> None:
+    """Rethinking, section 8: 299 px, 151 px and 79 px see maps of about the same size."""
+    for size, stem_stride in ((299, 4), (151, 2), (79, 1)):
+        model = googlenet.create("inception_v3", 3, stem_stride=stem_stride).to("meta").eval()
+        maps = model.features(torch.empty(1, 3, size, size, device="meta"))
+        sides = [maps[name].shape[-1] for name in ("mixed_5d", "mixed_6e", "mixed_7c")]
+        assert all(abs(side - paper) <= 2 for side, paper in zip(sides, (35, 17, 8), strict=True)), sides
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "maps"),
+    [
+        # Rethinking, Table 1: "input size" of each line, from the paper.
+        (
+            "inception_v2",
+            299,
+            {
+                "conv1": (32, 149), "conv2": (32, 147), "conv3": (64, 147), "pool1": (64, 73), "conv4": (80, 71),
+                "conv5": (192, 35), "conv6": (288, 35), "mixed_5d": (288, 35), "mixed_6a": (768, 17),
+                "mixed_6f": (768, 17), "mixed_7a": (1280, 8), "mixed_7c": (2048, 8),
+            },
+        ),
+        (
+            "inception_v4",  # figures 3 and 9
+            299,
+            {
+                "conv1": (32, 149), "conv2": (32, 147), "conv3": (64, 147), "mixed_3a": (160, 73),
+                "mixed_4a": (192, 71), "mixed_5a": (384, 35), "inception_a_4": (384, 35), "reduction_a": (1024, 17),
+                "inception_b_7": (1024, 17), "reduction_b": (1536, 8), "inception_c_3": (1536, 8),
+            },
+        ),
+        (
+            "inception_resnet_v2_paper",
+            299,
+            {"mixed_5a": (384, 35), "reduction_a": (1152, 17), "reduction_b": (2144, 8)},
+        ),
+        (
+            "bn_inception",  # figure 5
+            224,
+            {
+                "conv1": (64, 112), "pool1": (64, 56), "conv3": (192, 56), "pool2": (192, 28),
+                "inception_3a": (256, 28), "inception_3b": (320, 28), "inception_3c": (576, 14),
+                "inception_4a": (576, 14), "inception_4b": (576, 14), "inception_4c": (608, 14),
+                "inception_4d": (608, 14), "inception_4e": (1056, 7), "inception_5a": (1024, 7),
+                "inception_5b": (1024, 7),
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_maps_are_the_papers(name: str, size: int, maps: dict[str, tuple[int, int]]) -> None:
+    model = googlenet.create(name).to("meta").eval()
+    seen: dict[str, tuple[int, ...]] = {}
+    for layer, module in model.trunk.named_children():
+        module.register_forward_hook(lambda _, __, out, layer=layer: seen.__setitem__(layer, tuple(out.shape[1:])))
+    model(torch.empty(1, 3, size, size, device="meta"))
+    assert {layer: seen[layer] for layer in maps} == {layer: (c, s, s) for layer, (c, s) in maps.items()}
+
+
+def test_residual_blocks_add_a_scaled_path() -> None:
+    """Figure 16, by hand: three paths, joined, expanded without ReLU, scaled by 0.17, added, rectified."""
+    block = googlenet.create("inception_resnet_v2", 3).eval().trunk.inception_a_1
+    w = {key: value + 0.01 for key, value in block.state_dict().items()}
+    block.load_state_dict(w)
+
+    def unit(at: str, x: Tensor, kernel: int) -> Tensor:
+        x = F.conv2d(x, w[f"{at}.conv.weight"], padding=kernel // 2)
+        mean, var, gain, shift = (
+            w[f"{at}.norm.{part}"].view(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.relu((x - mean) / (var + 1e-3).sqrt() * gain + shift)
+
+    x = torch.randn(1, 320, 5, 6)
+    one = unit("paths.conv1x1.0", x, 1)
+    three = unit("paths.conv3x3.1", unit("paths.conv3x3.0", x, 1), 3)
+    double = unit("paths.double3x3.2", unit("paths.double3x3.1", unit("paths.double3x3.0", x, 1), 3), 3)
+    joined = torch.cat([one, three, double], 1)
+    expected = F.relu(x + 0.17 * F.conv2d(joined, w["expand.weight"], w["expand.bias"]))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_and_pickles_are_the_same_network(name: str) -> None:
+    model = googlenet.create(name, 2, seed=4).eval()
+    x = torch.randn(1, 3, least(name), least(name))
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(copy.deepcopy(model)(x), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        assert torch.equal(torch.load(buffer, weights_only=False)(x), expected)
+
+
+def test_members_without_auxiliary_heads_say_so() -> None:
+    for name in set(NAMES) - set(WITH_AUX):
+        with pytest.raises(ValueError, match="no auxiliary heads"):
+            googlenet.create(name, aux=True)
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [({"stem_stride": 3}, "stem_stride"), ({"pyramid": ()}, "pyramid"), ({"pyramid": (0,)}, "pyramid")],
+)
+def test_wrong_variants(variant: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        googlenet.create("inception_v3", **variant)
+    with pytest.raises(TypeError, match="pools"):
+        googlenet.create("inception_v3", pools="padded")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_building_is_fast(name: str) -> None:
+    """The largest has 56 million weights; a truncated normal by scipy took minutes."""
+    import time
+
+    start = time.perf_counter()
+    googlenet.create(name)
+    assert time.perf_counter() - start < 3.0
