@@ -520,7 +520,7 @@ def _strip(tensor: Tensor, dims: int) -> Tensor:
 
 
 def matching(library: str, tensors: Mapping[str, Tensor]) -> str:
-    """The name in `ORIGINS` of the library's network that most of the keys are of; ValueError for no library of ours."""
+    """The name in `ORIGINS` of the network that most of the keys are of; ValueError for a library not there."""
     names = [name for name in ORIGINS if name.split(":")[0] == library]
     if not names:
         known = ", ".join(dict.fromkeys(name.split(":")[0] for name in ORIGINS))

@@ -14,8 +14,8 @@ def convert(argv: list[str]) -> None:
     """Turn weights of other libraries into ours, or ours into theirs."""
     parser = verb_parser(
         "convert",
-        "Turn a weights file of torchvision, timm, Caffe, pretrainedmodels or the FID's Inception into a file of ours,\n"
-        " with that origin's preprocessing; or (--as) a network of ours into a file of theirs.",
+        "Turn a weights file of torchvision, timm, Caffe, pretrainedmodels or the FID into a file of ours,\n"
+        "with that origin's preprocessing; or (--as) a network of ours into a file of theirs.",
         "googlenet convert bvlc_googlenet.caffemodel --from caffe --to googlenet.safetensors",
     )
     parser.add_argument(
