@@ -170,15 +170,15 @@ def test_low_resolution_stems_leave_the_maps_of_section_8() -> None:
             "inception_v4",  # figures 3 and 9
             299,
             {
-                "conv1": (32, 149), "conv2": (32, 147), "conv3": (64, 147), "mixed_3a": (160, 73),
-                "mixed_4a": (192, 71), "mixed_5a": (384, 35), "inception_a_4": (384, 35), "reduction_a": (1024, 17),
+                "conv1": (32, 149), "conv2": (32, 147), "conv3": (64, 147), "stem_3a": (160, 73),
+                "stem_4a": (192, 71), "stem_5a": (384, 35), "inception_a_4": (384, 35), "reduction_a": (1024, 17),
                 "inception_b_7": (1024, 17), "reduction_b": (1536, 8), "inception_c_3": (1536, 8),
             },
         ),
         (
             "inception_resnet_v2_paper",
             299,
-            {"mixed_5a": (384, 35), "reduction_a": (1152, 17), "reduction_b": (2144, 8)},
+            {"stem_5a": (384, 35), "reduction_a": (1152, 17), "reduction_b": (2144, 8)},
         ),
         (
             "bn_inception",  # figure 5

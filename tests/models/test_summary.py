@@ -20,6 +20,22 @@ def test_multiply_adds_equal_torch_flop_counter(name: str, size: int, aux: bool)
     assert sum(row.parameters for row in counted.rows) == counted.parameters
 
 
+@pytest.mark.parametrize(
+    "name", ["bn_inception", "inception_v2", "inception_v3", "inception_v4", "inception_resnet_v2"]
+)
+def test_multiply_adds_of_the_later_members(name: str) -> None:
+    """Forks, rectangular kernels, residual blocks, the head of convolutions: by torch's counter, without storage."""
+    model = googlenet.create(name, aux=name in ("inception_v2", "inception_v3")).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.forward_aux(torch.zeros(1, 3, 171, 171, device="meta"))
+    assert summarise(model, 171).macs * 2 == counter.get_total_flops()
+
+
+def test_stages_of_blocks_that_halve_the_map() -> None:
+    shapes = [(1, 64, 73, 73), (1, 192, 35, 35), (1, 768, 17, 17), (1, 1280, 8, 8), (1, 2048), (1, 1000)]
+    assert [output for _, output in summarise(googlenet.create("inception_v3"), 299).stages] == shapes
+
+
 def test_the_chapters_six_shapes() -> None:
     counted = summarise(googlenet.create("googlenet_d2l", 10, 1), 96)
     shapes = [(1, 64, 24, 24), (1, 192, 12, 12), (1, 480, 6, 6), (1, 832, 3, 3), (1, 1024), (1, 10)]

@@ -135,6 +135,20 @@ def test_frozen_layers_do_not_move_even_after_a_validation() -> None:
     }
 
 
+@pytest.mark.parametrize("name", googlenet.list_models())
+def test_the_stem_ends_before_the_first_block(name: str) -> None:
+    model = googlenet.create(name, 3)
+    freeze(model, "stem")
+    still = [
+        layer
+        for layer, module in model.trunk.named_children()
+        if not any(p.requires_grad for p in module.parameters())
+    ]
+    learning = [layer for layer, _ in model.trunk.named_children() if layer not in still]
+    assert learning[0] in ("inception_3a", "mixed_5b", "inception_a_1")
+    assert still[0] == "conv1" and all(layer.startswith(("conv", "pool", "norm", "stem")) for layer in still)
+
+
 def test_learning_rates_by_depth() -> None:
     model = googlenet.create("googlenet_bn", 3, 1, aux=True)
     options = Optimiser(lr=1.0, weight_decay=0.1, backbone=0.5, layer_decay=0.9)

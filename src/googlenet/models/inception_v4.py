@@ -64,14 +64,14 @@ def v4_stem(stem_stride: StemStride) -> dict[str, Element]:
         "conv1": Conv(32, 3, 2 if stem_stride == 4 else 1, "valid"),
         "conv2": Conv(32, 3, 1, "valid"),
         "conv3": Conv(64, 3),
-        "mixed_3a": Fork({"pool": (pool,), "conv3x3": (beside,)}),
-        "mixed_4a": Fork(
+        "stem_3a": Fork({"pool": (pool,), "conv3x3": (beside,)}),
+        "stem_4a": Fork(
             {
                 "conv3x3": (Conv(64), Conv(96, 3, 1, "valid")),
                 "conv7x7": (Conv(64), Conv(64, ROW_7), Conv(64, COLUMN_7), Conv(96, 3, 1, "valid")),
             }
         ),
-        "mixed_5a": Fork({"conv3x3": (Conv(192, 3, 2, "valid"),), "pool": (Pool("max", 2),)}),
+        "stem_5a": Fork({"conv3x3": (Conv(192, 3, 2, "valid"),), "pool": (Pool("max", 2),)}),
     }
 
 
@@ -153,9 +153,9 @@ class Ends(NamedTuple):
 
 
 ENDS: dict[str, Ends] = {
-    "inception_v4": Ends("conv3", "mixed_4a", "inception_a_4", "inception_b_7", "inception_c_3"),
+    "inception_v4": Ends("conv3", "stem_4a", "inception_a_4", "inception_b_7", "inception_c_3"),
     "inception_resnet_v2": Ends("conv3", "conv5", "inception_a_10", "inception_b_20", "conv7"),
-    "inception_resnet_v2_paper": Ends("conv3", "mixed_4a", "inception_a_5", "inception_b_10", "inception_c_5"),
+    "inception_resnet_v2_paper": Ends("conv3", "stem_4a", "inception_a_5", "inception_b_10", "inception_c_5"),
 }
 
 # The least height and width that leaves a pixel for the last reduction.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .layers import ConvUnit
 from .network import Network
 
 
@@ -104,14 +105,24 @@ def summarise(model: Network, size: int) -> Summary:
     picture.geometry = (1, 1)  # type: ignore[attr-defined]
     with torch.no_grad(), geometry:
         network.forward_aux(picture)
-    return Summary(rows, _stages(rows), sum(p.numel() for p in network.parameters()), geometry.macs)
+    return Summary(rows, _stages(rows, network, size), sum(p.numel() for p in network.parameters()), geometry.macs)
 
 
-def _stages(rows: list[Row]) -> list[tuple[str, tuple[int, ...]]]:
-    """The chapter's grouping: a stage ends with each strided pool, the last with global average pooling."""
+def _stages(rows: list[Row], network: Network, size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """The chapter's grouping: a stage ends with each strided pool, the last with global average pooling.
+
+    In the later members some pools stand beside convolutions in a block; a block that halves the map ends a stage
+    too.
+    """
     outputs = {row.name: row.output for row in rows}
-    ends = [output for name, output in outputs.items() if name.startswith("pool")]
-    ends.append([output for output in outputs.values() if len(output) == 4][-1][:2])
+    ends, side = [], size
+    for name, layer in network.trunk.named_children():
+        output = outputs[name]
+        halves = output[-1] < 0.75 * side and not isinstance(layer, ConvUnit)
+        if name.startswith("pool") or halves:
+            ends.append(output)
+        side = output[-1]
+    ends.append(output[:2])
     stages = [(f"stage{number}", output) for number, output in enumerate(ends, start=1)]
     return [*stages, ("classifier", outputs["classifier"])]
 

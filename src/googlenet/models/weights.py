@@ -295,9 +295,9 @@ _V4_SEQUENCE: tuple[tuple[str, Names], ...] = (
     ("conv1", {"": ""}),
     ("conv2", {"": ""}),
     ("conv3", {"": ""}),
-    ("mixed_3a", {"conv3x3.0": ".conv"}),
+    ("stem_3a", {"conv3x3.0": ".conv"}),
     (
-        "mixed_4a",
+        "stem_4a",
         {
             "conv3x3.0": ".branch0.0",
             "conv3x3.1": ".branch0.1",
@@ -307,7 +307,7 @@ _V4_SEQUENCE: tuple[tuple[str, Names], ...] = (
             "conv7x7.3": ".branch1.3",
         },
     ),
-    ("mixed_5a", {"conv3x3.0": ".conv"}),
+    ("stem_5a", {"conv3x3.0": ".conv"}),
     *((f"inception_a_{n}", _V4_A) for n in range(1, 5)),
     ("reduction_a", _V4_REDUCTION_A),
     *((f"inception_b_{n}", _V4_B) for n in range(1, 8)),

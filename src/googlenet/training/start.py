@@ -113,7 +113,7 @@ def start_preprocess(recipe: Recipe, start: Checkpoint, channels: int) -> Prepro
 def freeze(model: Network, upto: str) -> None:
     """Let the first layers of the trunk take no gradient: none, stem, trunk (all), or up to the layer so named."""
     names = [name for name, _ in model.trunk.named_children()]
-    first_block = next(number for number, name in enumerate(names) if name.startswith(("inception", "mixed_5")))
+    first_block = next(number for number, name in enumerate(names) if name.startswith(("inception", "mixed")))
     counts = {"none": 0, "stem": first_block, "trunk": len(names)}
     counts |= {name: number for number, name in enumerate(names, start=1)}
     if upto not in counts:
