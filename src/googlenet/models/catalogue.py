@@ -93,6 +93,7 @@ def create(name: str, num_classes: int = 1000, in_channels: int = 3, aux: bool =
     - ``stem_stride``: 4; 2 or 1 for small pictures;
     - ``pyramid``: grids that the last map is pooled to, such as (1, 2, 4); (1,) is global average pooling;
     - ``pools``, for the GoogLeNets: ``ceil`` or ``padded``;
+    - ``width``, for the GoogLeNets: every number of channels times this, in (0, 8], to multiples of 16;
     - ``seed`` of the initial weights.
 
     Raises ValueError for an unknown name or an impossible value, TypeError for an unknown variant.

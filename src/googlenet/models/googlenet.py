@@ -61,15 +61,25 @@ TABLE_1: dict[str, InceptionRow] = {
     "inception_5b": InceptionRow(384, 192, 384, 48, 128, 128),
 }
 
-# The deepest map at each stride: what `features` returns, under the name of the layer that makes it. The strides are
-# those of the paper's stem; a finer stem divides them.
-FEATURES = (
-    Stage("conv1", 64, 2),
-    Stage("conv3", 192, 4),
-    Stage("inception_3b", 480, 8),
-    Stage("inception_4e", 832, 16),
-    Stage("inception_5b", 1024, 32),
-)
+# The stem's three convolutions, in channels.
+STEM = (64, 64, 192)
+
+# The layers whose maps are the deepest at each stride, and the strides, which are those of the paper's stem.
+FEATURES = {"conv1": 2, "conv3": 4, "inception_3b": 8, "inception_4e": 16, "inception_5b": 32}
+
+# Widths other than the paper's are multiples of this, which the native step's pools go by.
+MULTIPLE = 16
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, to the nearest multiple of 16 and one at least; the paper's own at width 1."""
+    return channels if width == 1 else max(MULTIPLE, round(channels * width / MULTIPLE) * MULTIPLE)
+
+
+def widened(width: float) -> dict[str, InceptionRow]:
+    """Table 1 with every column scaled."""
+    return {name: InceptionRow(*(scaled(channels, width) for channels in row)) for name, row in TABLE_1.items()}
+
 
 # Where the auxiliary heads listen (section 5 of the paper).
 AUXILIARY_TAPS = ("inception_4a", "inception_4d")
@@ -141,24 +151,26 @@ class Inception(nn.Module):
         return torch.cat(paths, dim=1)
 
 
-def _trunk(design: Design, stem_stride: StemStride, in_channels: int) -> nn.Sequential:
+def _trunk(
+    design: Design, table: dict[str, InceptionRow], stem: tuple[int, ...], stem_stride: StemStride, in_channels: int
+) -> nn.Sequential:
     """Everything between the pixels and global average pooling, in Table 1's order and under its names."""
 
     def pool() -> MaxPool:
         return MaxPool(2, padding=1) if design.pools == "padded" else MaxPool(2, ceil_mode=True)
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv1"] = ConvUnit(in_channels, 64, 7, stride=2 if stem_stride == 4 else 1, norm=design.norm)
+    layers["conv1"] = ConvUnit(in_channels, stem[0], 7, stride=2 if stem_stride == 4 else 1, norm=design.norm)
     if stem_stride > 1:
         layers["pool1"] = pool()
     if design.lrn:
         layers["norm1"] = LocalResponseNorm()
-    layers["conv2"] = ConvUnit(64, 64, 1, norm=design.norm)
-    layers["conv3"] = ConvUnit(64, 192, 3, norm=design.norm)
+    layers["conv2"] = ConvUnit(stem[0], stem[1], 1, norm=design.norm)
+    layers["conv3"] = ConvUnit(stem[1], stem[2], 3, norm=design.norm)
     if design.lrn:
         layers["norm2"] = LocalResponseNorm()
-    channels = 192
-    for name, row in TABLE_1.items():
+    channels = stem[2]
+    for name, row in table.items():
         pool_before = {"inception_3a": "pool2", "inception_4a": "pool3", "inception_5a": "pool4"}.get(name)
         if pool_before == "pool4" and design.last_pool == 2:
             layers[pool_before] = nn.MaxPool2d(2, 2, ceil_mode=True)
@@ -178,6 +190,7 @@ def defaults(name: str) -> dict[str, Any]:
         "pools": design.pools,
         "stem_stride": 4,
         "pyramid": (1,),
+        "width": 1.0,
     }
 
 
@@ -192,20 +205,26 @@ def build(
     pools: Pools,
     stem_stride: StemStride,
     pyramid: tuple[int, ...],
+    width: float,
     seed: int,
 ) -> Network:
     """Build the design `name`, with single choices replaced; see `googlenet.create`."""
     if pools not in get_args(Pools):
         raise ValueError(f"pools must be one of {', '.join(get_args(Pools))}, not {pools!r}")
+    if not 0 < width <= 8:
+        raise ValueError(f"width must be in (0, 8], not {width}")
     design = DESIGNS[name]._replace(pools=pools)
+    table, stem = widened(width), tuple(scaled(channels, width) for channels in STEM)
+    channels = {"conv1": stem[0], "conv3": stem[2], **{block: row.out for block, row in table.items()}}
+    stages = tuple(Stage(layer, channels[layer], stride) for layer, stride in FEATURES.items())
 
     def parts() -> Parts:
         return Parts(
-            trunk=_trunk(design, stem_stride, in_channels),
-            features=at_stride(FEATURES, stem_stride),
-            channels=TABLE_1["inception_5b"].out,
+            trunk=_trunk(design, table, stem, stem_stride, in_channels),
+            features=at_stride(stages, stem_stride),
+            channels=table["inception_5b"].out,
             aux_heads={
-                tap: AuxiliaryHead(TABLE_1[tap].out, num_classes, design.norm, pool=design.aux_pool)
+                tap: AuxiliaryHead(table[tap].out, num_classes, design.norm, pool=design.aux_pool)
                 for tap in AUXILIARY_TAPS
                 if aux
             },

@@ -50,7 +50,7 @@ def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
     name, aux = variant.pop("name", "googlenet"), variant.pop("aux")
     for start in ("weights", "freeze"):
         variant.pop(start, None)
-    return create(name, num_classes, in_channels, aux, seed=recipe.seed, **variant)
+    return create(name, num_classes, in_channels, aux, **{"seed": recipe.seed, **variant})
 
 
 def save_weights(path: Path, checkpoint: Checkpoint) -> None:

@@ -33,8 +33,9 @@ def resolved(recipe: Recipe, device: torch.device) -> Recipe:
     assert recipe.model.name is not None
     model = recipe.model
     known = defaults(recipe.model.name)
-    if model.pools is not None and "pools" not in known:
-        raise ValueError(f"model.pools is a choice of the GoogLeNets, not of {model.name}; leave it unset")
+    for choice in ("pools", "width"):
+        if getattr(model, choice) is not None and choice not in known:
+            raise ValueError(f"model.{choice} is a choice of the GoogLeNets, not of {model.name}; leave it unset")
     filled = {key: value for key, value in known.items() if getattr(model, key) is None}
     return replace(
         recipe,

@@ -26,6 +26,8 @@ class Model:
             model's own (4) where unset.
         pyramid: grids that the last map is pooled to, such as [1, 2, 4]; the model's own ([1]: global average
             pooling) where unset.
+        width: of a GoogLeNet: every number of channels times this; the model's own (1) where unset.
+        seed: of the initial weights; that of the recipe where unset.
         weights: start from those of a run folder, a .safetensors file of ours, or published ones by name, such as
             torchvision:googlenet; a head for other classes, and the values left unset, follow from them. Unset: start
             anew.
@@ -40,6 +42,8 @@ class Model:
     pools: Literal["ceil", "padded"] | None = None
     stem_stride: Literal[4, 2, 1] | None = None
     pyramid: tuple[int, ...] | None = None
+    width: float | None = None
+    seed: int | None = None
     weights: str | None = None
     freeze: str = "none"
 

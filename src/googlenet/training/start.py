@@ -16,7 +16,7 @@ from .recipe import Recipe
 AUXILIARY = "aux_heads."
 
 # What a network's design is made of, in a recipe.
-DESIGN = ("init", "dropout", "pools", "stem_stride", "pyramid")
+DESIGN = ("init", "dropout", "pools", "stem_stride", "pyramid", "width")
 
 
 def load_start(recipe: Recipe) -> Checkpoint | None:
