@@ -26,8 +26,8 @@ BUDGET = [
 PEER = "torchvision's googlenet"
 
 
-def latencies(rounds: int) -> dict[str, float]:
-    """Median seconds for one picture, by member, and for the peer; the rounds go through all of them in turn."""
+def latencies(rounds: int) -> dict[str, list[float]]:
+    """Seconds for one picture by round, by member, and for the peer; the rounds go through all of them in turn."""
     peer = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False).eval()
     networks = {PEER: (peer, 224)}
     for name, entry in MODELS.items():
@@ -42,7 +42,7 @@ def latencies(rounds: int) -> dict[str, float]:
                 network(picture)
                 if number:
                     seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return seconds
 
 
 def main() -> None:
@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of the training (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    speed = latencies(options.rounds)
+    rounds = latencies(options.rounds)
+    speed = {name: statistics.median(found) for name, found in rounds.items()}
     rows = []
     for name, entry in MODELS.items():
         figures, seconds = [], []
@@ -71,6 +72,7 @@ def main() -> None:
                 "macs": entry.macs,
                 "size": entry.input_size,
                 "milliseconds": round(1000 * speed[name], 1),
+                "milliseconds_range": [round(1000 * end(rounds[name]), 1) for end in (min, max)],
                 "ratio": round(speed[name] / speed[PEER], 2),
                 "top1": figures,
                 "seconds": round(statistics.median(seconds), 1),
@@ -80,6 +82,8 @@ def main() -> None:
     document = {
         "peer": PEER,
         "peer_milliseconds": round(1000 * speed[PEER], 1),
+        "rounds": options.rounds,
+        "seeds": list(range(options.seeds)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

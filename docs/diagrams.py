@@ -10,23 +10,34 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
+from torch import nn
+
 from googlenet.models import bn_inception, googlenet, inception_v3, inception_v4
-from googlenet.models.layers import Kernel
+from googlenet.models.layers import AuxiliaryHead, ConvAuxiliaryHead, Kernel
 from googlenet.models.paths import Block, Conv, Fork, Pool, ResidualBlock, Step, path_channels
 from googlenet.models.paths import Path as Steps
 
 WIDTH, HEIGHT, GAP, MARGIN = 104, 34, 22, 16
 COLOURS = {1: "#dbe9f6", 3: "#d5ecd4", 5: "#fbe3c3", 7: "#e6daf0"}
+CLASSES = 1000
 POOL, BAR = "#f6d5d5", "#ececec"
 
 
+class Note(NamedTuple):
+    """A box that is none of the tables' steps."""
+
+    text: str
+    colour: str
+
+
 class Drawing(NamedTuple):
-    """A block, the channels of the map that it reads, and what the picture is called."""
+    """A block, the channels of the map that it reads, the picture's title; and what comes out, if no map."""
 
     title: str
     channels: int
-    block: Block
+    block: Mapping[str, tuple[Step | Note, ...]]
     residual: ResidualBlock | None = None
+    out: str | None = None
 
 
 def v1(row: googlenet.InceptionRow) -> Block:
@@ -44,6 +55,21 @@ def residual(title: str, channels: int, block: Block, scale: float) -> Drawing:
     return Drawing(title, channels, block, ResidualBlock(block, scale))
 
 
+def side_head(title: str, into: int, head: nn.Module) -> Drawing:
+    """An auxiliary head, its numbers read off the layers."""
+    steps: list[Step | Note] = [Note("avg 5x5 /3", POOL)]
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d):
+            padding = "valid" if layer.padding == (0, 0) and layer.kernel_size != (1, 1) else "same"
+            steps.append(Conv(layer.out_channels, layer.kernel_size[0], 1, padding))
+        elif isinstance(layer, nn.Linear):
+            last = layer.out_features == CLASSES
+            steps.append(Note("fc, classes" if last else f"fc, {layer.out_features}", BAR))
+        elif isinstance(layer, nn.Dropout):
+            steps.append(Note(f"dropout {layer.p:g}", BAR))
+    return Drawing(title, into, {"head": tuple(steps)}, out="logits")
+
+
 def drawings() -> dict[str, Drawing]:
     """Every picture, by file name."""
     stem = inception_v4.v4_stem(4)
@@ -51,6 +77,9 @@ def drawings() -> dict[str, Drawing]:
     lines = {name: bn_inception.block(row) for name, row in bn_inception.FIGURE_5.items()}
     v3 = inception_v3
     return {
+        "aux-googlenet": side_head("Side head, v1", 512, AuxiliaryHead(512, CLASSES)),
+        "aux-v2": side_head("Side head, v2", 768, AuxiliaryHead(768, CLASSES, grid=5)),
+        "aux-v3": side_head("Side head, v3", 768, ConvAuxiliaryHead(768, CLASSES)),
         "googlenet": Drawing("GoogLeNet, 3a", 192, v1(googlenet.TABLE_1["inception_3a"])),
         "bn-inception": Drawing("BN-Inception, 3a", 192, lines["inception_3a"]),
         "bn-inception-reduction": Drawing("BN-Inception, 3c", 320, lines["inception_3c"]),
@@ -68,6 +97,8 @@ def drawings() -> dict[str, Drawing]:
         "v4-b": Drawing("Inception-v4, B", 1024, inception_v4.INCEPTION_B),
         "v4-reduction-b": Drawing("v4, 17x17 to 8x8", 1024, inception_v4.REDUCTION_B),
         "v4-c": Drawing("Inception-v4, C", 1536, inception_v4.INCEPTION_C),
+        "resnet-mixed-5b": Drawing("Inception-ResNet-v2, 5b", 192, inception_v4.MIXED_5B),
+        "resnet-reduction-a": Drawing("35x35 to 17x17", 320, inception_v4.reduction_a(256, 256, 384, 384)),
         "resnet-a": residual("Inception-ResNet-v2, A", 320, inception_v4.RESIDUAL_A, 0.17),
         "resnet-b": residual("Inception-ResNet-v2, B", 1088, inception_v4.RESIDUAL_B, 0.10),
         "resnet-reduction-b": Drawing("17x17 to 8x8", 1088, inception_v4.RESIDUAL_REDUCTION_B),
@@ -75,12 +106,14 @@ def drawings() -> dict[str, Drawing]:
     }
 
 
-def label(step: Step) -> tuple[str, str]:
+def label(step: Step | Note) -> tuple[str, str]:
     """A box's text and colour."""
     match step:
         case Conv(channels, kernel, stride, padding):
             text = f"{side(kernel)}, {channels}" + (f" /{stride}" if stride > 1 else "")
             return text + (" V" if padding == "valid" else ""), COLOURS[largest(kernel)]
+        case Note(text, colour):
+            return text, colour
         case Pool(kind, stride):
             return f"{kind} 3x3" + (f" /{stride}" if stride > 1 else ""), POOL
         case _:
@@ -164,7 +197,7 @@ def draw(drawing: Drawing) -> str:
         canvas.path(path, x, first, join)
         x += span + GAP
     total = sum(path_channels(path, drawing.channels) for path in paths.values())
-    canvas.box(MARGIN, join, inner, f"joined: {total} channels", BAR)
+    canvas.box(MARGIN, join, inner, drawing.out or f"joined: {total} channels", BAR)
     height = join + HEIGHT + MARGIN
     if drawing.residual:
         middle, expand = MARGIN + inner / 2, join + HEIGHT + GAP

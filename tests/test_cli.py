@@ -18,6 +18,7 @@ from PIL import Image
 from conftest import Called, googlenet
 from googlenet.cli import VERBS
 from googlenet.data.sources import load_dataset
+from googlenet.models.catalogue import MODELS
 
 
 def one_line(done: Called, *codes: int) -> str:
@@ -61,7 +62,7 @@ def test_summary_as_a_table() -> None:
 
 def test_models() -> None:
     rows = googlenet("models", "--json").json
-    assert [row["name"] for row in rows] == ["googlenet", "googlenet_bn", "googlenet_d2l"]
+    assert [row["name"] for row in rows] == list(MODELS)
     assert {"name", "parameters", "macs", "input_size", "min_size", "paper"} <= rows[0].keys()
     assert "Going Deeper" in googlenet("models").out
 

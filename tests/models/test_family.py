@@ -18,7 +18,6 @@ WITH_AUX = [name for name in NAMES if MODELS[name].aux_heads]
 
 
 def least(name: str) -> int:
-    """A size at which every batch normalisation has more than one number."""
     return MODELS[name].min_size
 
 
@@ -57,8 +56,12 @@ def test_contract(name: str) -> None:
         for given, shape in ((5, (2, 5)), (0, (2, model.num_features))):
             model.reset_classifier(given)
             assert model(x).shape == shape
+        model.reset_classifier(0, "")
+        assert model(x).shape == last.shape
         model.reset_classifier(3)
         assert model(x).shape == (2, 3)
+        with pytest.raises(ValueError, match="global_pool"):
+            model.reset_classifier(3, "max")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,7 +81,7 @@ def test_features_have_the_promised_channels_and_strides(name: str) -> None:
         assert size / stage.stride - 7 <= found.shape[2] == found.shape[3] <= size / stage.stride + 1
 
 
-@pytest.mark.parametrize("name", ["googlenet_bn", "bn_inception", "inception_v3", "inception_resnet_v2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_forward_intermediates(name: str) -> None:
     model = googlenet.create(name, 7).eval()
     x = torch.randn(1, 3, least(name), least(name))
@@ -91,8 +94,9 @@ def test_forward_intermediates(name: str) -> None:
         only = model.forward_intermediates(x, indices=[-4, 2], stop_early=True, intermediates_only=True)
         torch.testing.assert_close(only, [maps[1], maps[2]])
         assert len(model.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
-        with pytest.raises(ValueError, match="5 feature maps"):
-            model.forward_intermediates(x, indices=[5])
+        for outside in ([5], [-6], 6, 0, []):
+            with pytest.raises(ValueError, match="5 feature maps"):
+                model.forward_intermediates(x, indices=outside)
         with pytest.raises(ValueError, match="NCHW"):
             model.forward_intermediates(x, output_fmt="NLC")
         model.prune_intermediate_layers([0, 2])
@@ -100,6 +104,7 @@ def test_forward_intermediates(name: str) -> None:
             model.forward_intermediates(x, [0, 2], intermediates_only=True), [maps[0], maps[2]]
         )
         assert model(x).shape == (1, model.num_features) == (1, maps[2].shape[1])
+        assert len(model.forward_intermediates(x, intermediates_only=True)) == len(model.feature_info) == 3
 
 
 @pytest.mark.parametrize("stem_stride", [4, 2, 1])

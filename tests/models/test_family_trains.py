@@ -1,4 +1,7 @@
-"""Every member learns: 30 steps on Fashion-MNIST at its least size, with its auxiliary heads."""
+"""Every member learns: 30 steps on Fashion-MNIST at its least size, with its auxiliary heads.
+
+(At 28 px where its least size is smaller than the pictures.)
+"""
 
 import math
 
@@ -39,7 +42,7 @@ def test_thirty_steps_leave_log_10_behind(name: str, fashion: Dataset) -> None:
     entry = MODELS[name]
     model = googlenet.create(name, 10, 1, aux=bool(entry.aux_heads), dropout=0.0).train()
     optimiser = LayerwiseSGD(model.parameters(), RATE, momentum=0.9, nesterov=True)
-    size = max(entry.min_size, 28)  # googlenet_d2l would take one pixel
+    size = max(entry.min_size, 28)
     last: list[list[float]] = []
     for step, (pixels, labels) in enumerate(batches(fashion, size)):
         for group in optimiser.param_groups:

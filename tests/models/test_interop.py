@@ -36,8 +36,12 @@ def test_timm_keeps_its_own_and_gets_the_rest() -> None:
 @pytest.mark.parametrize("first", ["googlenet", "timm"])
 def test_either_may_be_imported_first(first: str) -> None:
     second = {"googlenet": "timm", "timm": "googlenet"}[first]
-    code = f"import {first}, {second}, timm; print(timm.is_model('bn_inception'), timm.is_model('googlenet_d2l'))"
-    assert subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True) == "True True\n"
+    # A library that only looks whether timm is there must not use up the registration.
+    look = "importlib.util.find_spec('timm')"
+    ask = "timm.is_model('bn_inception'), timm.is_model('googlenet_d2l')"
+    code = f"import {first}, importlib.util; {look}; import {second}, timm; print({ask})"
+    said = subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True)
+    assert said == "True True\n"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -62,8 +66,12 @@ def test_timm_contract(name: str) -> None:
 
     config = timm.data.resolve_model_data_config(model)
     assert config["mean"] == (0.5, 0.5, 0.5)
+    assert timm.data.resolve_data_config({"in_chans": 1}, model=model)["input_size"][0] == 1
     with pytest.raises(ValueError, match="global_pool"):
         timm.create_model(name, global_pool="max")
+    unpooled = timm.create_model(name, num_classes=0, global_pool="").eval()
+    assert unpooled(picture(name)).shape[:2] == (1, unpooled.num_features)
+    assert unpooled(picture(name)).ndim == 4
 
 
 def test_timms_optimiser_finds_layers_in_depth_order() -> None:
@@ -109,10 +117,10 @@ def test_export_with_free_batch_and_size(name: str) -> None:
             torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["googlenet_bn", "inception_v3"])
+@pytest.mark.parametrize("name", SOME)
 def test_compile_finds_one_graph(name: str) -> None:
     """Traced whole and run as it stands: what a graph break would be is an error. (No compiler is started.)"""
-    model = googlenet.create(name, 3, aux=True)
+    model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads))
     x = picture(name, 2)
     for part in (model, model.forward_aux, model.features):
         torch.compiler.reset()
@@ -134,6 +142,13 @@ def test_the_hubs_folder(name: str, tmp_path: Path) -> None:
         assert torch.equal(again(x), model(x))
     assert again.arguments == model.arguments
 
+    with pytest.raises(ValueError, match="takes no classes"):
+        googlenet.Network.from_pretrained(tmp_path / "kept", classes=5)
+    for headless in (lambda m: m.reset_classifier(0), lambda m: m.prune_intermediate_layers(1)):
+        bare = googlenet.create(name, 5)
+        headless(bare)
+        with pytest.raises(ValueError, match="reset_head first"):
+            bare.save_pretrained(tmp_path / "bare")
     (tmp_path / "kept" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="does not name a network"):
         googlenet.Network.from_pretrained(tmp_path / "kept")

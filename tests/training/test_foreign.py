@@ -1,7 +1,9 @@
 """Other people's files: Caffe's against OpenCV's reader, published weights by name, and the verb that converts."""
 
 import json
+import os
 import struct
+import time
 from pathlib import Path
 from urllib.error import URLError
 
@@ -18,8 +20,17 @@ import googlenet
 from googlenet import cli
 from googlenet.models.caffe import read_caffemodel
 from googlenet.models.catalogue import MODELS
-from googlenet.models.weights import CAFFE_GOOGLENET, ORIGINS, keys
-from googlenet.training.foreign import PREPROCESS, class_names, convert_file, is_published, read_tensors
+from googlenet.models.key_maps import CAFFE_GOOGLENET, ORIGINS
+from googlenet.models.weights import keys
+from googlenet.training.foreign import (
+    PREPROCESS,
+    class_names,
+    convert_file,
+    export_tensors,
+    is_published,
+    read_tensors,
+)
+from googlenet.training.recipe import Model, Recipe
 
 # The original network as Caffe's users wrote it down: name, 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 BLOCKS = """
@@ -274,8 +285,15 @@ def test_torchvisions_published_weights_by_name(
     torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5)
 
     # The converted copy answers when the file is gone; a newer file is converted again.
+    inputs = checkpoint.preprocess(pixels)
     place.rename(place.with_suffix(".away"))
-    assert torch.equal(googlenet.load("torchvision:googlenet").model(checkpoint.preprocess(pixels)), mine)
+    with torch.no_grad():
+        assert torch.equal(googlenet.load("torchvision:googlenet").model(inputs), mine)
+        theirs.fc.bias += 1.0
+        torch.save(theirs.state_dict(), place)
+        later = time.time() + 60
+        os.utime(place, (later, later))
+        torch.testing.assert_close(googlenet.load("torchvision:googlenet").model(inputs), mine + 1.0)
 
 
 def test_timms_published_weights_by_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +359,9 @@ def test_convert_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert returned.keys() == expected.keys()
     assert all(torch.equal(returned[key], expected[key]) for key in expected)
 
+    bare = str(tmp_path / "bare.pth")
+    assert cli.main(["convert", ours, "--as", "torchvision", "--to", bare, "--no-aux"]) == 0
+    assert len(torch.load(bare, weights_only=True)) == 344
     capsys.readouterr()
     assert cli.main(["convert", ours, "--as", "timm", "--to", back]) == 1
     assert "can be written for torchvision:googlenet" in capsys.readouterr().err
@@ -350,10 +371,25 @@ def test_convert_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "torchvision, timm, fid, caffe, pretrainedmodels" in capsys.readouterr().err
     assert cli.main(["convert", str(tmp_path / "none.pth"), "--from", "timm", "--to", ours]) == 1
     assert "no such file" in capsys.readouterr().err
-    for wrong in (["--to", "x.onnx", "--from", "timm"], ["--to", ours], ["--from", "timm"]):
+    for wrong in (
+        ["--to", "x.onnx", "--from", "timm"],
+        ["--to", ours],
+        ["--from", "timm"],
+        ["--to", ours, "--as", "timm", "--classes", str(names)],
+    ):
         with pytest.raises(SystemExit) as stop:
             cli.main(["convert", file, *wrong])
         assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("variant", [{"stem_stride": 2}, {"pools": "padded"}, {"pyramid": (1, 2, 4)}, {"width": 0.5}])
+def test_another_network_is_not_written_as_theirs(variant: dict[str, object]) -> None:
+    """Of the same shapes or not, it would compute something else there."""
+    model = googlenet.create("googlenet_torchvision", 3, **variant)
+    recipe = Recipe(model=Model(name="googlenet_torchvision", **variant))
+    kept = googlenet.Checkpoint(model, PREPROCESS["torchvision:googlenet"], ("a", "b", "c"), recipe, {})
+    with pytest.raises(ValueError, match=f"network has {next(iter(variant))}"):
+        export_tensors(kept, "torchvision")
 
 
 def test_pickles_that_hold_code_are_not_opened(tmp_path: Path) -> None:
@@ -361,7 +397,7 @@ def test_pickles_that_hold_code_are_not_opened(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(ValueError, match="could run code"):
         read_tensors(file)
-    for content, said in ((b"", "damaged"), (b"PK\3\4 no", "damaged")):
+    for content, said in ((b"", "damaged"), (b"PK\3\4 no", "damaged"), (b"<html><body>404", "damaged, or not")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=said):
             read_tensors(file)

@@ -20,7 +20,7 @@ def batches() -> list[torch.Tensor]:
     return [torch.randn(count, 1, 16, 16, generator=generator) for count in (6, 6, 4)]
 
 
-def model(aux: bool = False) -> googlenet.models.googlenet.GoogLeNet:
+def model(aux: bool = False) -> googlenet.Network:
     return googlenet.create("googlenet_bn", 4, 1, aux, pools="padded", dropout=0.5)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..files import write_atomically
 from .catalogue import create
-from .weights import raise_unless_fits
+from .weights import raise_unless_fits, shapes_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -30,6 +30,8 @@ class HubModel(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, nn.Module)
+        if self.arguments.get("num_classes") != self.num_classes:
+            raise ValueError("a network without its classifier, or pruned, cannot be built again: reset_head first")
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         write_atomically(save_directory / WEIGHTS, save(tensors, {"format": "pt"}))
         write_atomically(save_directory / CONFIG, json.dumps(self.arguments, indent=2) + "\n")
@@ -37,19 +39,21 @@ class HubModel(
     @classmethod
     def _from_pretrained(cls, *, model_id: str, config: dict[str, Any] | None = None, **where: Any) -> Self:
         """The network of a local folder, or of the hub. ValueError unless it is one of ours and every tensor fits."""
+        kept = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+        if unknown := where.keys() - {*kept, *(config or {})}:
+            raise ValueError(f"from_pretrained takes no {', '.join(sorted(unknown))}: {model_id} says what it is")
         if config is None or "name" not in config:
             raise ValueError(f"{model_id}: its {CONFIG} does not name a network of this family")
         folder = Path(model_id)
         if folder.is_dir():
             file = folder / WEIGHTS
         else:
-            kept = ("revision", "cache_dir", "force_download", "token", "local_files_only")
             file = Path(hf_hub_download(model_id, WEIGHTS, **{key: where[key] for key in kept if key in where}))
         if not file.is_file():
             raise ValueError(f"{file}: no such file")
         model: Any = create(**config)
         tensors: dict[str, Tensor] = load_file(file)
-        raise_unless_fits({key: value.shape for key, value in model.state_dict().items()}, tensors, str(file))
+        raise_unless_fits(shapes_of(model), tensors, str(file))
         model.load_state_dict(tensors)
         found: Self = model.eval()
         return found

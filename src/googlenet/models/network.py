@@ -4,7 +4,7 @@ A generation's file gives the `Parts`; nothing here knows a paper's table.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ class Network(nn.Module, HubModel):
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.in_channels = in_channels
+        self.in_channels = self.in_chans = in_channels  # timm's programs ask for the short name
         self.pyramid = pyramid
         self.arguments = {}
         # Built without storage and filled once: twenty times faster than PyTorch's own initialisation first.
@@ -66,8 +66,11 @@ class Network(nn.Module, HubModel):
         self._stages = made.features
         self._taps = tuple(stage.name for stage in made.features)
         self._init = made.init
-        self.to_empty(device="cpu")
-        initialise(self, made.init, seed)
+        self.pooled = True
+        # Under torch.device("meta") the caller wants shapes, not weights.
+        if torch.get_default_device().type != "meta":
+            self.to_empty(device="cpu")
+            initialise(self, made.init, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of pixels (batch, in_channels, h, w), in training and in evaluation."""
@@ -102,13 +105,19 @@ class Network(nn.Module, HubModel):
 
     # The names under which timm's programs look for the same things.
 
+    @property
+    def head_hidden_size(self) -> int:
+        """The number of features before the classifier."""
+        return self.num_features
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (batch, channels, h, w)."""
         return self._walk(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooling, dropout, and (unless `pre_logits`) the classifier: last map -> (batch, num_classes)."""
-        x = self.dropout(pyramid_pool(x, self.pyramid))
+        if self.pooled:
+            x = self.dropout(pyramid_pool(x, self.pyramid))
         return x if pre_logits else self.classifier(x)
 
     def get_classifier(self) -> nn.Module:
@@ -118,16 +127,19 @@ class Network(nn.Module, HubModel):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """`reset_head`; 0 classes leave the pooled features (batch, num_features) and no auxiliary heads.
 
-        `global_pool` is "avg" where it is given; ValueError for another.
+        `global_pool` is "avg", or, with 0 classes, "" for the last map itself; ValueError for another.
         """
-        if global_pool not in (None, "", "avg"):
+        if global_pool not in (None, "avg") and (global_pool != "" or num_classes):
             raise ValueError(f"global_pool is avg in this family, not {global_pool!r}")
+        self.pooled = self.pooled if global_pool is None else global_pool == "avg"
         if num_classes:
+            self.pooled = True
             self.reset_head(num_classes)
         else:
             self.num_classes = 0
             self.classifier = nn.Identity()
             self.aux_heads = nn.ModuleDict()
+            self.arguments = {**self.arguments, "aux": False}
 
     def forward_intermediates(
         self,
@@ -162,6 +174,10 @@ class Network(nn.Module, HubModel):
         if prune_head or last != self._stages[-1]:
             self.num_features = last.channels * sum(level * level for level in self.pyramid)
             self.reset_classifier(0)
+        self._stages = self._stages[: max(kept) + 1]
+        self._taps = self._taps[: max(kept) + 1]
+        self.feature_info = self.feature_info[: max(kept) + 1]
+        self.arguments = {}  # `create` does not build such a network
         return kept
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
@@ -183,8 +199,10 @@ class Network(nn.Module, HubModel):
         count = len(self._taps)
         if indices is None:
             return list(range(count))
-        asked: Iterable[int] = range(count - indices, count) if isinstance(indices, int) else indices
-        found = [i + count if i < 0 else i for i in asked]
+        if isinstance(indices, int):
+            found = list(range(count - indices, count)) if 0 < indices <= count else []
+        else:
+            found = [i + count if i < 0 else i for i in indices]
         if not found or min(found) < 0 or max(found) >= count:
             raise ValueError(f"there are {count} feature maps; {indices} is outside")
         return found

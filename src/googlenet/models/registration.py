@@ -61,11 +61,9 @@ def _entrypoint(name: str) -> Callable[..., Any]:
         global_pool: str = "avg",
         **variant: Any,
     ) -> Any:
-        if global_pool not in ("", "avg"):
-            raise ValueError(f"global_pool is avg in this family, not {global_pool!r}")
         model: Any = create(name, num_classes or 1, in_chans, dropout=drop_rate, **variant)
-        if not num_classes:
-            model.reset_classifier(0)
+        if not num_classes or global_pool != "avg":
+            model.reset_classifier(num_classes, global_pool)
         model.feature_info = [
             {"num_chs": stage.channels, "reduction": stage.stride, "module": f"trunk.{stage.name}"}
             for stage in model.feature_info
@@ -81,19 +79,26 @@ def _entrypoint(name: str) -> Callable[..., Any]:
 
 
 class _AfterTimm(MetaPathFinder):
-    """Finds timm as Python would, and registers when it has been imported."""
+    """Finds timm as Python would, and registers when it has been imported (not when it has only been looked for)."""
+
+    looking = False
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "timm":
+        if name != "timm" or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
 
         def load_and_register(module: ModuleType) -> None:
             load(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             register()
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from ..data.preprocess import Preprocess
 from ..files import write_atomically
 from ..models.catalogue import create
 from ..models.network import Network
-from ..models.weights import raise_unless_fits
+from ..models.weights import raise_unless_fits, shapes_of
 from .recipe import Recipe
 from .recipe_file import read_recipe, recipe_from_dict
 
@@ -110,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 def load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
     """Copy `tensors` into `model`; ValueError that lists differing keys and shapes unless all fit."""
-    raise_unless_fits({key: value.shape for key, value in model.state_dict().items()}, tensors, origin)
+    raise_unless_fits(shapes_of(model), tensors, origin)
     model.load_state_dict(tensors)
 
 

@@ -21,9 +21,9 @@ from ..cache import cache_folder
 from ..data.preprocess import Preprocess
 from ..files import write_atomically
 from ..models import weights
-from ..models.caffe import read_caffemodel
-from ..models.catalogue import create
-from ..models.weights import ORIGINS, to_ours
+from ..models.catalogue import create, defaults
+from ..models.key_maps import ORIGINS
+from ..models.weights import to_ours
 from .checkpoint import Checkpoint, load, save_weights
 from .recipe import Data, Model, Recipe, Size
 
@@ -55,13 +55,18 @@ def convert_file(
     aux: bool = True,
     preprocess: Preprocess | None = None,
 ) -> Checkpoint:
-    """A weights file of `library` ("timm", or a network of it, "timm:inception_v4") as a checkpoint.
+    """A weights file of `library` as a checkpoint.
+
+    `library` is a name such as "timm", a network of it, "timm:inception_v4", or published weights, whose pixels may
+    be others: "timm:inception_v3.gluon_in1k".
 
     `classes` names the outputs: ImageNet's where there are 1000 and none are given. Without `aux`, auxiliary heads in
     the file are left out. `preprocess` replaces the origin's usual one. ValueError, in one line, for a file that
     cannot be read or does not fit.
     """
     tensors = read_tensors(path)
+    if library.startswith("timm:") and "." in library:
+        library, preprocess = library.split(".")[0], preprocess or timm_preprocess(library.removeprefix("timm:"))
     name = library if ":" in library else weights.matching(library, tensors)
     if name not in ORIGINS:
         raise ValueError(f"no weights are known as {name!r}; there are {', '.join(ORIGINS)}")
@@ -85,9 +90,19 @@ def convert_file(
     return Checkpoint(model.eval(), preprocess, names, recipe, {})
 
 
-def export_tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:
-    """A checkpoint's weights under the keys of `library`'s network; ValueError where it has none that fits."""
+def export_tensors(checkpoint: Checkpoint, library: str, aux: bool = True) -> dict[str, Tensor]:
+    """A checkpoint's weights under the keys of `library`'s network, without auxiliary heads' unless `aux`.
+
+    ValueError where the library has no network that is this one.
+    """
     name = checkpoint.recipe.model.name
+    assert name is not None
+    for choice in ("stem_stride", "pools", "pyramid", "width"):
+        usual, has = defaults(name).get(choice), checkpoint.model.arguments.get(choice)
+        if has != usual:
+            raise ValueError(
+                f"{library}'s network has {choice} {usual}, this one {has}: it would compute something else"
+            )
     fitting = [
         origin
         for known, origin in ORIGINS.items()
@@ -99,7 +114,10 @@ def export_tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:
         raise ValueError(f"{library} has no network that is a {name}{hint}")
     if library.startswith("caffe"):
         raise ValueError("Caffe's files are read, not written")
-    return weights.to_theirs(fitting[0], checkpoint.model.state_dict(), str(name))
+    ours = checkpoint.model.state_dict()
+    if not aux:
+        ours = {key: value for key, value in ours.items() if not key.startswith(weights.AUXILIARY)}
+    return weights.to_theirs(fitting[0], ours, name)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -131,6 +149,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if path.suffix == ".caffemodel":
+        from ..models.caffe import read_caffemodel
+
         return read_caffemodel(path)
     if path.suffix == ".safetensors":
         try:
@@ -141,7 +161,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" not in str(error) and "Unsupported class" not in str(error):
+            raise ValueError(f"{path}: damaged, or not a PyTorch file") from None
         raise ValueError(
             f"{path}: it holds more than tensors and numbers, and is not opened: that could run code; save its "
             "state_dict() where it came from"
@@ -220,12 +242,22 @@ def _from_timm(name: str, known: str, model: str) -> Checkpoint:
         write_tensors(place, timm.create_model(model, pretrained=True).state_dict())
         return place
 
-    preprocess = Preprocess(
+    preprocess = timm_preprocess(model)
+    url = f"https://huggingface.co/{about.hf_hub_id}/resolve/main/model.safetensors"
+    return _kept(name, place, fetch, url, lambda path: convert_file(path, known, aux=False, preprocess=preprocess))
+
+
+def timm_preprocess(model: str) -> Preprocess:
+    """How timm makes the pixels of its published weights `model`, such as inception_v3.gluon_in1k."""
+    from timm.models import get_pretrained_cfg
+
+    about = get_pretrained_cfg(model, allow_unregistered=False)
+    if about is None:
+        raise ValueError(f"timm has no weights {model!r}")
+    return Preprocess(
         about.input_size[-1], 3, tuple(about.mean), tuple(about.std),
         crop_share=about.crop_pct, interpolation=about.interpolation,
     )  # fmt: skip
-    url = f"https://huggingface.co/{about.hf_hub_id}/resolve/main/model.safetensors"
-    return _kept(name, place, fetch, url, lambda path: convert_file(path, known, preprocess=preprocess))
 
 
 def _kept(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..data.preprocess import Preprocess
 from ..errors import nearest
-from ..models.catalogue import spec
+from ..models.catalogue import defaults, spec
 from ..models.network import Network
 from .checkpoint import Checkpoint, build_model, load, load_strictly
 from .foreign import is_published
@@ -47,7 +47,8 @@ def with_start(recipe: Recipe) -> Recipe:
         if not is_published(model.weights):
             model = replace(model, weights=str(Path(model.weights).expanduser().absolute()))
         # A run that goes on has all of this in its recipe, and needs the file no more.
-        if None in (model.name, size.train, *(getattr(model, choice) for choice in DESIGN)):
+        left_open = model.name is None or any(getattr(model, choice) is None for choice in defaults(model.name))
+        if size.train is None or left_open:
             start = load_start(recipe)
             assert start is not None
             theirs = start.recipe.model

@@ -9,12 +9,14 @@ def models(argv: list[str]) -> None:
 
     args = verb_parser("models", "List the networks of the family.", "googlenet models --json").parse_args(argv)
     rows = [
-        {key: value for key, value in entry._asdict().items() if key != "build"} | {"name": name}
+        {key: value for key, value in entry._asdict().items() if key != "home"} | {"name": name}
         for name, entry in MODELS.items()
     ]
-    head = f"{'name':<16}{'parameters':>12}{'multiply-adds':>16}{'input':>7}{'least':>7}  paper"
+    wide = max(map(len, MODELS)) + 2
+    head = f"{'name':<{wide}}{'parameters':>12}{'multiply-adds':>16}{'input':>7}{'least':>7}  paper"
     table = [
-        f"{r['name']:<16}{r['parameters']:>12,}{r['macs']:>16,}{r['input_size']:>7}{r['min_size']:>7}  {r['paper']}"
+        f"{r['name']:<{wide}}{r['parameters']:>12,}{r['macs']:>16,}{r['input_size']:>7}{r['min_size']:>7}"
+        f"  {r['paper']}"
         for r in rows
     ]
     note = "Counted for 1000 classes, RGB, at the input size, without auxiliary heads. Sizes in pixels."

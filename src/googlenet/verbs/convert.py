@@ -24,7 +24,8 @@ def convert(argv: list[str]) -> None:
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument(
         "--from", dest="origin", metavar="LIBRARY",
-        help="torchvision, timm, caffe, fid, pretrainedmodels, or one network of it, such as timm:inception_v4",
+        help="torchvision, timm, caffe, fid or pretrainedmodels; or one network of it, such as timm:inception_v4, "
+        "or published weights whose pixels are others, such as timm:inception_v3.gluon_in1k",
     )  # fmt: skip
     direction.add_argument("--as", dest="target", metavar="LIBRARY", help="write for this library instead")
     parser.add_argument(
@@ -40,6 +41,8 @@ def convert(argv: list[str]) -> None:
         parser.error(f"--to names a .safetensors file{'' if args.origin else ' or a .pth file'}, not {out.name}")
     if not out.parent.is_dir():
         parser.error(f"--to: there is no folder {out.parent}")
+    if args.classes and args.target:
+        parser.error("--classes names the classes of a file that is read, with --from")
     (_read if args.origin else _write)(args, out)
 
 
@@ -85,7 +88,7 @@ def _write(args: argparse.Namespace, out: Path) -> None:
     from ..training.checkpoint import load
     from ..training.foreign import export_tensors, write_tensors
 
-    tensors = export_tensors(load(args.file), args.target)
+    tensors = export_tensors(load(args.file), args.target, aux=not args.no_aux)
     write_tensors(out, tensors)
     counted = sum(t.numel() for key, t in tensors.items() if "running_" not in key and not key.endswith("tracked"))
     document = {"out": str(out), "keys": len(tensors), "parameters": counted}

@@ -19,7 +19,9 @@ def evaluate(argv: list[str]) -> None:
         "Measure a trained network, at one picture size or at several and averaged over them.",
         "googlenet evaluate runs/demo --sizes 24,28,32 --split validation",
     )
-    parser.add_argument("run", help="a run folder or a .safetensors file")
+    parser.add_argument(
+        "run", help="a run folder, a .safetensors file, or published weights such as torchvision:googlenet"
+    )
     parser.add_argument(
         "--data", metavar="SOURCE", help="fashion-mnist, folder:PATH or shards:PATH (default: the run's own)"
     )

@@ -14,7 +14,9 @@ def predict(argv: list[str]) -> None:
         "Classify pictures: files, folders, or - for one on standard input.",
         "googlenet predict runs/demo photo.jpg holiday/ --top 3",
     )
-    parser.add_argument("run", help="a run folder or a .safetensors file")
+    parser.add_argument(
+        "run", help="a run folder, a .safetensors file, or published weights such as torchvision:googlenet"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file, a folder, or -")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default 5)")
     add_sizes(parser)
