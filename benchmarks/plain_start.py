@@ -38,6 +38,7 @@ OPTIMISERS: dict[str, Optimisers] = {
     "SGD 0.1, no momentum": lambda p: torch.optim.SGD(p, 0.1),
     "SGD 0.1, momentum 0.9": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
     "Adam 0.001": lambda p: torch.optim.Adam(p, 0.001),
+    "layer-wise SGD 0.001": lambda p: LayerwiseSGD(list(p), 0.001, momentum=0.9, nesterov=True),
     "layer-wise SGD 0.005": lambda p: LayerwiseSGD(list(p), 0.005, momentum=0.9, nesterov=True),
 }
 ROWS = [
@@ -52,6 +53,9 @@ ROWS = [
     Row("truncated_normal", "SGD 0.1, momentum 0.9", warmup=20),
     Row("truncated_normal", "SGD 0.01, momentum 0.9", aux=True),
     Row("truncated_normal", "Adam 0.001"),
+    Row("truncated_normal", "layer-wise SGD 0.001"),
+    Row("truncated_normal", "layer-wise SGD 0.001", warmup=20),
+    Row("truncated_normal", "layer-wise SGD 0.001", warmup=20, aux=True),
     Row("truncated_normal", "layer-wise SGD 0.005"),
     Row("truncated_normal", "layer-wise SGD 0.005", warmup=20),
     Row("truncated_normal", "layer-wise SGD 0.005", warmup=20, aux=True),

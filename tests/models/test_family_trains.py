@@ -8,15 +8,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import googlenet
 from googlenet.data.dataset import Dataset
 from googlenet.data.sources import load_dataset
+from googlenet.models import native
 from googlenet.models.catalogue import MODELS
 from googlenet.training.layerwise import LayerwiseSGD
 
-STEPS, BATCH, RATE = 30, 32, 0.005
+STEPS, BATCH = 30, 32
+# Each layer's step as a share of its weights. Without normalisation a larger one sticks at log(10): docs/family.md.
+RATE, PLAIN_RATE = 0.005, 0.001
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +40,30 @@ def batches(data: Dataset, size: int) -> list[tuple[Tensor, Tensor]]:
 def test_thirty_steps_leave_log_10_behind(name: str, fashion: Dataset) -> None:
     """The mean loss of the last five steps is well under that of a guess; the side heads' too.
 
-    The plain GoogLeNet as well: what lets it start is in docs/family.md.
+    The plain GoogLeNet as well, from weights of He's variance and with small steps.
     """
     entry = MODELS[name]
-    model = googlenet.create(name, 10, 1, aux=bool(entry.aux_heads), dropout=0.0).train()
-    optimiser = LayerwiseSGD(model.parameters(), RATE, momentum=0.9, nesterov=True)
+    plain = name in ("googlenet", "googlenet_d2l")
+    init = {"init": "truncated_normal"} if plain else {}
+    model = googlenet.create(name, 10, 1, aux=bool(entry.aux_heads), dropout=0.0, **init).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    native.enable(model)
+    rate = PLAIN_RATE if plain else RATE
+    optimiser = LayerwiseSGD(model.parameters(), rate, momentum=0.9, nesterov=True)
     size = max(entry.min_size, 28)
     last: list[list[float]] = []
     for step, (pixels, labels) in enumerate(batches(fashion, size)):
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 5)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model.forward_aux(pixels)
-        losses = [F.cross_entropy(out.float(), labels) for out in (logits.main, *logits.aux)]
+            group["lr"] = rate * min(1.0, (step + 1) / 5, (STEPS - step) / 20)
+        logits = model.forward_aux(pixels)
+        losses = [F.cross_entropy(out, labels) for out in (logits.main, *logits.aux)]
         optimiser.zero_grad()
         (losses[0] + 0.3 * sum(losses[1:])).backward()
         optimiser.step()
         if step >= STEPS - 5:
-            last.append([float(loss) for loss in losses])
+            last.append([loss.item() for loss in losses])
     means = torch.tensor(last).mean(0)
     assert len(means) == 1 + entry.aux_heads
     assert (means < math.log(10) - 0.4).all(), means

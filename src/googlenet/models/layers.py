@@ -97,6 +97,10 @@ class MaxPool(nn.MaxPool2d):
         """(batch, channels, h, w) -> the maxima, one in `stride` rows and columns."""
         if self.native and self.training and native.usable(x, native.LANES):
             return native.max_pool(self, x)
+        if self.ceil_mode and torch.compiler.is_exporting():
+            # A row and a column of zeros, which never win behind a ReLU, and no ceil mode: the same maxima, and a
+            # size that an exported program can leave open.
+            return F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, self.stride, self.padding)
         out: Tensor = super().forward(x)
         return out
 

@@ -59,7 +59,7 @@ class Network(nn.Module, HubModel):
             self.trunk = made.trunk
             self.num_features = made.channels * sum(level * level for level in pyramid)
             self.dropout = nn.Dropout(made.dropout)
-            self.classifier = nn.Linear(self.num_features, num_classes)
+            self.classifier: nn.Module = nn.Linear(self.num_features, num_classes)
             self.aux_heads = nn.ModuleDict(dict(made.aux_heads))
         self.min_size = made.min_size
         self.feature_info: Any = made.features
@@ -96,7 +96,9 @@ class Network(nn.Module, HubModel):
         self.num_classes = num_classes
         self.arguments = {**self.arguments, "num_classes": num_classes}
         like = next(self.parameters())
-        for owner, name in ((self, "classifier"), *((head, head.LAST) for head in self.aux_heads.values())):
+        owners: list[tuple[nn.Module, str]] = [(self, "classifier")]
+        owners += [(head, str(head.LAST)) for head in self.aux_heads.values()]
+        for owner, name in owners:
             old = getattr(owner, name)
             width = old.in_features if isinstance(old, nn.Linear) else self.num_features
             new = nn.Linear(width, num_classes)

@@ -169,7 +169,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "state_dict() where it came from"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or not a PyTorch file ({str(error).splitlines()[0]})") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: damaged, or not a PyTorch file ({reason})") from None
     for inner in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(inner), Mapping):
             found = found[inner]
@@ -216,7 +217,7 @@ def _from_torchvision(name: str, known: str, model: str) -> Checkpoint:
     if tag and tag not in published.__members__:
         raise ValueError(f"torchvision has no weights {tag!r} of {known}; it has {', '.join(published.__members__)}")
     chosen = published[tag] if tag else published.DEFAULT
-    place = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[1]
+    place: Path = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rsplit("/", 1)[1]
 
     def fetch() -> Path:
         chosen.get_state_dict(progress=False, check_hash=True)
@@ -235,7 +236,7 @@ def _from_timm(name: str, known: str, model: str) -> Checkpoint:
         raise ValueError(f"timm has no weights {model!r}; it has {', '.join(tags)}")
     about = get_pretrained_cfg(model)
     assert about is not None
-    place = cache_folder() / "weights" / f"{about.hf_hub_id.replace('/', '--')}.safetensors"
+    place = cache_folder() / "weights" / f"{str(about.hf_hub_id).replace('/', '--')}.safetensors"
 
     def fetch() -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -254,9 +255,10 @@ def timm_preprocess(model: str) -> Preprocess:
     about = get_pretrained_cfg(model, allow_unregistered=False)
     if about is None:
         raise ValueError(f"timm has no weights {model!r}")
+    interpolation: Any = about.interpolation
     return Preprocess(
         about.input_size[-1], 3, tuple(about.mean), tuple(about.std),
-        crop_share=about.crop_pct, interpolation=about.interpolation,
+        crop_share=about.crop_pct, interpolation=interpolation,
     )  # fmt: skip
 
 
