@@ -59,13 +59,20 @@ class Preprocess:
 
     def resize(self, pixels: Tensor, size: int) -> Tensor:
         """uint8 or float (n, c, h, w) -> float (n, c, size, size), still in 0..255."""
+        return self.resize_to(pixels, size, size)
+
+    def resize_to(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """uint8 or float (n, c, h, w) -> float (n, c, height, width), still in 0..255."""
         pixels = pixels.float()
-        if pixels.shape[-2:] == (size, size):
+        if pixels.shape[-2:] == (height, width):
             return pixels
         # Enlarging, both bilinear filters agree and the plain one is faster; the bicubic ones differ, and the
         # anti-aliased is Pillow's.
-        smooth = self.interpolation == "bicubic" or max(pixels.shape[-2:]) > size
-        pixels = F.interpolate(pixels, (size, size), mode=self.interpolation, align_corners=False, antialias=smooth)
+        smaller = height < pixels.shape[-2] or width < pixels.shape[-1]
+        smooth = self.interpolation == "bicubic" or smaller
+        pixels = F.interpolate(
+            pixels, (height, width), mode=self.interpolation, align_corners=False, antialias=smooth
+        )
         return pixels.clamp_(0, 255) if self.interpolation == "bicubic" else pixels
 
     def keep(self, pixels: Tensor) -> Tensor:

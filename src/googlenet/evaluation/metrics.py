@@ -30,9 +30,11 @@ def collect(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: 
 
 
 def top_k_accuracy(outputs: Outputs, k: int) -> float:
-    """The share of pictures whose true class is among the `k` best; all classes count where there are fewer."""
-    best = outputs.logits.topk(min(k, outputs.logits.shape[1]), dim=1).indices
-    return (best == outputs.labels.unsqueeze(1)).any(dim=1).double().mean().item()
+    """The share of pictures whose true class is among the `k` best; of equal ones the first in order is better."""
+    truth = outputs.logits.gather(1, outputs.labels.unsqueeze(1))
+    earlier = torch.arange(outputs.logits.shape[1]) < outputs.labels.unsqueeze(1)
+    better = (outputs.logits > truth) | ((outputs.logits == truth) & earlier)
+    return (better.sum(dim=1) < k).double().mean().item()
 
 
 def mean_loss(outputs: Outputs) -> float:
