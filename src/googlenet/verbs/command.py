@@ -37,11 +37,12 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     """The arguments of a verb that looks at pictures: ``--size``, ``--sizes``, ``--flip``."""
     one_of = parser.add_mutually_exclusive_group()
     one_of.add_argument("--size", type=int, help="height and width in pixels (default: the run's)")
-    one_of.add_argument("--sizes", type=_whole_numbers, metavar="A,B,...", help="several; probabilities are averaged")
+    one_of.add_argument("--sizes", type=whole_numbers, metavar="A,B,...", help="several; probabilities are averaged")
     parser.add_argument("--flip", action="store_true", help="average each picture with its mirror image")
 
 
-def _whole_numbers(text: str) -> list[int]:
+def whole_numbers(text: str) -> list[int]:
+    """ "24,28,32" -> [24, 28, 32], for an argument's type."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

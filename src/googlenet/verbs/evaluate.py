@@ -3,13 +3,15 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import add_sizes, answer, chosen_sizes, verb_parser
+from .command import add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset, Split
+    from ..training.checkpoint import Checkpoint
 
 
 def evaluate(argv: list[str]) -> None:
@@ -28,6 +30,16 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--root", help="where the data lies, looked at first")
     parser.add_argument("--split", choices=["test", "validation", "train"], help="default: test where there is one")
     add_sizes(parser)
+    parser.add_argument(
+        "--crops", type=whole_numbers, metavar="1,10,144", help="crops of each picture as in ILSVRC14, averaged"
+    )
+    parser.add_argument(
+        "--with", dest="others", nargs="+", default=[], metavar="RUN", help="more networks, answering with this one"
+    )
+    parser.add_argument(
+        "--average", choices=["probability", "logit", "max"], default="probability",
+        help="of what the crops' and the networks' answers are one (default: probability, as in the paper)",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="where the plot of --sizes goes (default: the run's folder)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     args = parser.parse_args(argv)
@@ -35,8 +47,13 @@ def evaluate(argv: list[str]) -> None:
         parser.error("--out is for the plot of --sizes")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be 1 or more")
+    if args.crops and not set(args.crops) <= {1, 10, 144}:
+        parser.error("--crops takes 1, 10 and 144")
+    if args.crops and (args.sizes or args.flip):
+        parser.error("--crops are of the paper's scales and mirrored: leave --sizes and --flip off")
+    if args.others and args.sizes:
+        parser.error("--with goes with --size or --crops")
 
-    from ..data.sources import absolute_source, load_dataset
     from ..evaluation.metrics import per_class_accuracy, scores
     from ..evaluation.scales import answer_at_sizes, average, best_row, check_sizes, plot, size_row, table
     from ..files import write_atomically
@@ -44,30 +61,13 @@ def evaluate(argv: list[str]) -> None:
     from ..training.devices import pick_device
 
     checkpoint = load(args.run)
+    if args.crops or args.others:
+        _by_protocol(args, [checkpoint, *map(load, args.others)])
+        return
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
     picture = _plot_file(args) if args.sizes else None
-    options = checkpoint.recipe.data
-    source = absolute_source(args.data or options.source, args.root)
-    data = load_dataset(
-        source,
-        root=args.root or options.root,
-        validation=options.validation if source == options.source else 0,
-        size=max(*sizes, checkpoint.recipe.stored_size),
-        fit=checkpoint.preprocess.fit,
-        channels=checkpoint.preprocess.channels,
-        unreadable=options.unreadable,
-        limit=args.limit or (options.limit if source == options.source else None),
-        seed=checkpoint.recipe.seed,
-        resident=options.resident,
-        workers=options.workers,
-    )
-    for skipped in data.skipped:
-        print(f"skipped: {skipped}", file=sys.stderr)
-    if data.classes != checkpoint.classes:
-        raise ValueError(
-            f"{source} has the classes {_few(data.classes)}, the network knows {_few(checkpoint.classes)}"
-        )
+    data = _data(args, checkpoint, max(*sizes, checkpoint.recipe.stored_size))
     name, split = _split(data, args.split)
     device = pick_device("auto")
     model = checkpoint.model.to(device)
@@ -95,6 +95,88 @@ def evaluate(argv: list[str]) -> None:
         lines.append(f"top-1 {figures['top1']:.4f}   top-5 {figures['top5']:.4f}   loss {figures['loss']:.4f}")
     lines += [f"  {label:<20}{value:.4f}" for label, value in per_class.items() if value is not None]
     answer(args.json, document, lines)
+
+
+def _data(args: argparse.Namespace, checkpoint: "Checkpoint", size: int, whole: bool = False) -> "Dataset":
+    """The pictures, as the network's run saw them; with `whole`, files stay on the disk, with their proportions."""
+    from ..data.sources import absolute_source, load_dataset
+
+    options = checkpoint.recipe.data
+    source = absolute_source(args.data or options.source, args.root)
+    data = load_dataset(
+        source,
+        root=args.root or options.root,
+        validation=options.validation if source == options.source else 0,
+        size=size,
+        fit=checkpoint.preprocess.fit,
+        channels=checkpoint.preprocess.channels,
+        unreadable=options.unreadable,
+        limit=args.limit or (options.limit if source == options.source else None),
+        seed=checkpoint.recipe.seed,
+        resident=False if whole else options.resident,
+        workers=options.workers,
+    )
+    for skipped in data.skipped:
+        print(f"skipped: {skipped}", file=sys.stderr)
+    if data.classes != checkpoint.classes:
+        raise ValueError(
+            f"{source} has the classes {_few(data.classes)}, the network knows {_few(checkpoint.classes)}"
+        )
+    return data
+
+
+def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> None:
+    """The paper's table: one network and all of them, by the number of crops."""
+    from ..data.loader import evaluation_batches
+    from ..evaluation.metrics import Outputs, collect, per_class_accuracy
+    from ..evaluation.protocol import Member, cell, combine, crop_outputs, layout
+    from ..evaluation.scales import check_sizes
+    from ..training.devices import pick_device
+
+    for path, other in zip(args.others, checkpoints[1:], strict=True):
+        if other.classes != checkpoints[0].classes:
+            raise ValueError(
+                f"{path} knows the classes {_few(other.classes)}, {args.run} {_few(checkpoints[0].classes)}"
+            )
+    device = pick_device("auto")
+    answers: dict[int, list[Outputs]] = {}
+    name = ""
+    for number, checkpoint in enumerate(checkpoints, start=1):
+        preprocess = checkpoint.preprocess
+        base = preprocess.size if args.size is None else args.size
+        check_sizes(checkpoint.model, [base])
+        member = Member(checkpoint.model.to(device).eval(), preprocess)
+        # The pictures are those of the first run's split, made as this network wants them.
+        data = _data(args, replace(checkpoints[0], preprocess=preprocess), base, whole=bool(args.crops))
+        name, split = _split(data, args.split)
+        for crops in args.crops or [1]:
+            print(f"network {number} of {len(checkpoints)}, {crops} crops", file=sys.stderr)
+            if crops == 1:
+                batches = evaluation_batches(split, preprocess, base)
+                found = collect(member.model, batches, device)
+            else:
+                found = crop_outputs(member, split, base, crops, args.average)
+            answers.setdefault(crops, []).append(found)
+    cells, last = [], answers[max(answers)][0]
+    for crops, found in sorted(answers.items()):
+        cells.append(cell(1, crops, found[0]))
+        last = found[0]
+        if len(found) > 1:
+            last = Outputs(combine([each.logits for each in found], args.average), found[0].labels)
+            cells.append(cell(len(found), crops, last))
+    final = cells[-1]
+    per_class = dict(zip(checkpoints[0].classes, per_class_accuracy(last), strict=True))
+    document = {
+        "top1": final.top1,
+        "top5": final.top5,
+        "loss": final.loss,
+        "images": len(last.labels),
+        "split": name,
+        "average": args.average,
+        "table": [{**each._asdict(), "interval": list(each.interval)} for each in cells],
+        "per_class": per_class,
+    }
+    answer(args.json, document, [f"{name}, {len(last.labels):,} pictures", *layout(cells)])
 
 
 def _plot_file(args: argparse.Namespace) -> Path | None:

@@ -1,0 +1,128 @@
+"""``evaluate --crops`` and ``--with``: the paper's table, from one run and several, against the parts by hand."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import googlenet as package
+from conftest import googlenet
+from googlenet.data.pictures import to_tensor
+from googlenet.data.preprocess import Preprocess
+from googlenet.evaluation.crops import answer
+from googlenet.evaluation.ensemble import Ensemble, members_of, same_kind
+from googlenet.evaluation.protocol import combine
+from googlenet.training.checkpoint import Checkpoint, save_weights
+from googlenet.training.recipe import Data, Model, Recipe, Size
+
+CLASSES = ("round", "square")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of several shapes in two classes, and two networks of different kinds and sizes for them."""
+    desk = tmp_path_factory.mktemp("protocol")
+    generator = torch.Generator().manual_seed(3)
+    for label in CLASSES:
+        (desk / "photos" / label).mkdir(parents=True)
+        for number, shape in enumerate([(70, 50), (40, 90), (60, 60), (33, 47)]):
+            pixels = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+            Image.fromarray(pixels.numpy()).save(desk / "photos" / label / f"{number}.png")
+    for seed, (name, size) in enumerate([("googlenet_bn", 32), ("bn_inception", 24)]):
+        model = package.create(name, 2, seed=seed).eval()
+        preprocess = Preprocess(size, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+        recipe = Recipe(
+            model=Model(name=name),
+            data=Data(source=f"folder:{desk / 'photos'}", validation=0),
+            size=Size(train=size),
+        )
+        save_weights(desk / f"{name}.safetensors", Checkpoint(model, preprocess, CLASSES, recipe, {}))
+    return desk
+
+
+def by_hand(desk: Path, name: str, crops: int) -> torch.Tensor:
+    """Logarithms of probabilities, picture by picture."""
+    kept = package.load(desk / f"{name}.safetensors")
+    rows = []
+    for path in sorted((desk / "photos").glob("*/*.png")):
+        pixels = to_tensor(Image.open(path), 3).unsqueeze(0)
+        with torch.no_grad():
+            if crops == 1:
+                rows.append(kept.model(kept.preprocess(pixels)).double().log_softmax(1))
+            else:
+                rows.append(answer(kept.model, pixels, kept.preprocess, kept.preprocess.size, crops))
+    return torch.cat(rows)
+
+
+def test_the_papers_table(desk: Path) -> None:
+    first, second = desk / "googlenet_bn.safetensors", desk / "bn_inception.safetensors"
+    found = googlenet("evaluate", first, "--with", second, "--crops", "1,10,144", "--json").json
+    labels = torch.tensor([0] * 4 + [1] * 4)
+    assert [(c["models"], c["crops"]) for c in found["table"]] == [
+        (1, 1),
+        (2, 1),
+        (1, 10),
+        (2, 10),
+        (1, 144),
+        (2, 144),
+    ]
+    for row in found["table"]:
+        logits = by_hand(desk, "googlenet_bn", row["crops"])
+        if row["models"] == 2:
+            other = by_hand(desk, "bn_inception", row["crops"])
+            logits = torch.stack([logits, other]).logsumexp(0) - math.log(2)
+        assert row["top1"] == (logits.argmax(1) == labels).double().mean().item()
+        # The one crop is of pictures that were resized as bytes.
+        assert row["loss"] == pytest.approx(
+            torch.nn.functional.nll_loss(logits, labels).item(), abs=1e-5 if row["crops"] > 1 else 0.02
+        )
+        assert row["interval"][0] <= row["top1"] <= row["interval"][1]
+    assert found["top1"] == found["table"][-1]["top1"]
+    assert found["images"] == 8
+    lines = googlenet("evaluate", first, "--with", second, "--crops", "1,10").out.splitlines()
+    assert lines[1].split() == ["models", "1", "crop", "10", "crops"]
+    assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
+
+
+@pytest.mark.parametrize("how", ["probability", "logit", "max"])
+def test_combining(how: str) -> None:
+    answers = [torch.randn(5, 3) for _ in range(3)]
+    each = torch.stack(answers).double()
+    expected = {
+        "probability": each.softmax(-1).mean(0),
+        "logit": each.mean(0).softmax(-1),
+        "max": each.softmax(-1).amax(0) / each.softmax(-1).amax(0).sum(-1, keepdim=True),
+    }[how]
+    torch.testing.assert_close(combine(answers, how).exp(), expected)
+
+
+def test_an_ensemble_answers_as_one() -> None:
+    members = [
+        package.create(name, 3, 1, seed=seed).eval() for seed, name in enumerate(("googlenet_bn", "bn_inception"))
+    ]
+    ensemble = Ensemble(members).eval()
+    x = torch.randn(2, 1, 40, 44)
+    with torch.no_grad():
+        mean = torch.stack([member(x).softmax(1) for member in members]).mean(0)
+        torch.testing.assert_close(ensemble(x).softmax(1), mean)
+        assert set(ensemble.features(x)) >= {"0.conv1", "1.inception_5b"}
+    assert ensemble.min_size == 31
+    assert members_of(ensemble) == members and members_of(members[0]) == [members[0]]
+    same_kind(members)
+    with pytest.raises(ValueError, match="different classes"):
+        same_kind([members[0], package.create("googlenet_bn", 4, 1)])
+
+
+def test_wrong_usage(desk: Path) -> None:
+    run = desk / "googlenet_bn.safetensors"
+    for flags, said in (
+        (["--crops", "7"], "1, 10 and 144"),
+        (["--crops", "10", "--flip"], "leave --sizes and --flip off"),
+        (["--sizes", "32,40", "--with", str(run)], "--size or --crops"),
+    ):
+        called = googlenet("evaluate", run, *flags)
+        assert called.code == 2 and said in called.err
+    called = googlenet("evaluate", run, "--with", desk / "nowhere")
+    assert called.code == 1 and "no such file" in called.err
