@@ -158,12 +158,12 @@ def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> N
                 found = crop_outputs(member, split, base, crops, args.average)
             answers.setdefault(crops, []).append(found)
     cells, last = [], answers[max(answers)][0]
-    for crops, found in sorted(answers.items()):
-        cells.append(cell(1, crops, found[0]))
-        last = found[0]
-        if len(found) > 1:
-            last = Outputs(combine([each.logits for each in found], args.average), found[0].labels)
-            cells.append(cell(len(found), crops, last))
+    for crops, each in sorted(answers.items()):
+        last = each[0]
+        cells.append(cell(1, crops, last))
+        if len(each) > 1:
+            last = Outputs(combine([one.logits for one in each], args.average), last.labels)
+            cells.append(cell(len(each), crops, last))
     final = cells[-1]
     per_class = dict(zip(checkpoints[0].classes, per_class_accuracy(last), strict=True))
     document = {
