@@ -12,7 +12,6 @@ from conftest import googlenet
 from googlenet.data.pictures import to_tensor
 from googlenet.data.preprocess import Preprocess
 from googlenet.evaluation.crops import answer
-from googlenet.evaluation.ensemble import Ensemble, members_of, same_kind
 from googlenet.evaluation.protocol import combine
 from googlenet.training.checkpoint import Checkpoint, save_weights
 from googlenet.training.recipe import Data, Model, Recipe, Size
@@ -96,23 +95,6 @@ def test_combining(how: str) -> None:
         "max": each.softmax(-1).amax(0) / each.softmax(-1).amax(0).sum(-1, keepdim=True),
     }[how]
     torch.testing.assert_close(combine(answers, how).exp(), expected)
-
-
-def test_an_ensemble_answers_as_one() -> None:
-    members = [
-        package.create(name, 3, 1, seed=seed).eval() for seed, name in enumerate(("googlenet_bn", "bn_inception"))
-    ]
-    ensemble = Ensemble(members).eval()
-    x = torch.randn(2, 1, 40, 44)
-    with torch.no_grad():
-        mean = torch.stack([member(x).softmax(1) for member in members]).mean(0)
-        torch.testing.assert_close(ensemble(x).softmax(1), mean)
-        assert set(ensemble.features(x)) >= {"0.conv1", "1.inception_5b"}
-    assert ensemble.min_size == 31
-    assert members_of(ensemble) == members and members_of(members[0]) == [members[0]]
-    same_kind(members)
-    with pytest.raises(ValueError, match="different classes"):
-        same_kind([members[0], package.create("googlenet_bn", 4, 1)])
 
 
 def test_wrong_usage(desk: Path) -> None:

@@ -7,7 +7,7 @@ of another input size everything is scaled with it.
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..data.loader import PIXELS_AT_ONCE
 from ..data.preprocess import Preprocess
 
 Crops = Literal[1, 10, 144]
-CROPS: tuple[Crops, ...] = (1, 10, 144)
+CROPS: tuple[Crops, ...] = get_args(Crops)
 
 # The paper's scales, in pixels of the shorter side for an input of BASE.
 SCALES, BASE = (256, 288, 320, 352), 224

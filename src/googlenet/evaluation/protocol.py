@@ -3,9 +3,8 @@
 And how the answers of several networks become one.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from ..data.preprocess import Preprocess
 from ..data.stream import Stream
 from .crops import Crops, How, answer, scales
 from .metrics import Outputs, scores
+from .scales import average_logits
 from .significance import Interval, bootstrap_interval
 
 # Crops of a square picture that are computed at once: two thirds of a scale's (the other third are those squares
@@ -31,13 +31,8 @@ class Member(NamedTuple):
     preprocess: Preprocess
 
 
-Done = Callable[[int], None]
-
-
-def crop_outputs(
-    member: Member, split: Split, base: int, crops: Crops, how: How = "probability", done: Done = lambda count: None
-) -> Outputs:
-    """Every picture of `split` in `crops` crops of `base` pixels, averaged; `done` hears of each batch's pictures.
+def crop_outputs(member: Member, split: Split, base: int, crops: Crops, how: How = "probability") -> Outputs:
+    """Every picture of `split` in `crops` crops of `base` pixels, averaged.
 
     Pictures on the disk are read whole, with their proportions, one after the other; resident ones are squares
     already, and go in batches.
@@ -47,7 +42,6 @@ def crop_outputs(
     with torch.inference_mode():
         for pictures in _pictures(split, member.preprocess, base, crops):
             found.append(answer(member.model, pictures.to(device), member.preprocess, base, crops, how).cpu())
-            done(len(pictures))
     return Outputs(torch.cat(found), split.labels.cpu())
 
 
@@ -62,22 +56,16 @@ def _pictures(split: Split, preprocess: Preprocess, base: int, crops: Crops) -> 
     yield from torch.split(images, max(1, PIXELS_AT_ONCE // (CROPS_AT_ONCE * base * base)))
 
 
-Average = Literal["probability", "logit", "max"]
-
-
-def combine(answers: Sequence[Tensor], how: Average = "probability") -> Tensor:
+def combine(answers: Sequence[Tensor], how: How = "probability") -> Tensor:
     """Answers (n, classes) of several networks to the same pictures -> one, as logarithms of probabilities, float64.
 
     ``probability`` is the mean of the probabilities, as in the paper; ``logit`` of the logits; ``max`` each class's
     highest probability, made to sum to 1.
     """
+    if how == "probability":
+        return average_logits(answers)
     each = torch.stack([answer.double() for answer in answers])
-    if how == "logit":
-        return each.mean(0).log_softmax(-1)
-    if how == "max":
-        best = each.log_softmax(-1).amax(0)
-        return best.log_softmax(-1)
-    return each.log_softmax(-1).logsumexp(0) - math.log(len(answers))
+    return (each.mean(0) if how == "logit" else each.log_softmax(-1).amax(0)).log_softmax(-1)
 
 
 class Cell(NamedTuple):

@@ -31,7 +31,10 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--split", choices=["test", "validation", "train"], help="default: test where there is one")
     add_sizes(parser)
     parser.add_argument(
-        "--crops", type=whole_numbers, metavar="1,10,144", help="crops of each picture as in ILSVRC14, averaged"
+        "--crops",
+        type=whole_numbers,
+        metavar="1,10,144",
+        help="crops of each picture as in ILSVRC14, averaged; 1 is the run's own square",
     )
     parser.add_argument(
         "--with", dest="others", nargs="+", default=[], metavar="RUN", help="more networks, answering with this one"
