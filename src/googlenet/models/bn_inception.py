@@ -6,9 +6,9 @@ channels for 4c to 4e; the sums of its own columns, and every public port, give 
 
 from typing import Any, Literal, NamedTuple
 
-from .layers import Init, Stage, StemStride, at_stride
-from .network import Network, Parts
-from .paths import Block, Conv, Element, Fork, Path, Pool, build_trunk, trunk_channels
+from .layers import StemStride
+from .network import Parts
+from .paths import Block, Conv, Element, Fork, Path, Pool, parts_of
 
 
 class Row(NamedTuple):
@@ -38,13 +38,8 @@ FIGURE_5: dict[str, Row] = {
     "inception_5b": Row(352, 192, 320, 192, 224, "max", 128),
 }
 
-FEATURES = (
-    Stage("conv1", 64, 2),
-    Stage("conv3", 192, 4),
-    Stage("inception_3b", 320, 8),
-    Stage("inception_4d", 608, 16),
-    Stage("inception_5b", 1024, 32),
-)
+# The deepest layers at each stride.
+ENDS = {"conv1": 2, "conv3": 4, "inception_3b": 8, "inception_4d": 16, "inception_5b": 32}
 
 # The least height and width that leaves a pixel for the second pool.
 MINIMUM_SIZE: dict[StemStride, int] = {4: 7, 2: 4, 1: 2}
@@ -75,34 +70,10 @@ def table(stem_stride: StemStride = 4) -> dict[str, Element]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """What `build` is called with where `googlenet.create` is given nothing else. The paper removed dropout."""
-    return {"init": "kaiming", "dropout": 0.0, "stem_stride": 4, "pyramid": (1,)}
+    """The member's own choices. The paper removed dropout."""
+    return {"init": "kaiming", "dropout": 0.0}
 
 
-def build(
-    name: str,
-    num_classes: int,
-    in_channels: int,
-    aux: bool,
-    *,
-    init: Init,
-    dropout: float,
-    stem_stride: StemStride,
-    pyramid: tuple[int, ...],
-    seed: int,
-) -> Network:
-    """Build BN-Inception; see `googlenet.create`. The paper removed dropout, and has no auxiliary heads."""
-    layers = table(stem_stride)
-
-    def parts() -> Parts:
-        return Parts(
-            trunk=build_trunk(layers, in_channels, "batch", EPS),
-            features=at_stride(FEATURES, stem_stride),
-            channels=trunk_channels(layers),
-            aux_heads={},
-            dropout=dropout,
-            init=init,
-            min_size=MINIMUM_SIZE[stem_stride],
-        )
-
-    return Network(parts, num_classes, in_channels, pyramid=pyramid, seed=seed)
+def parts(name: str, num_classes: int, in_channels: int, aux: bool, *, stem_stride: StemStride) -> Parts:
+    """The network but for its head; the paper has no auxiliary ones."""
+    return parts_of(table(stem_stride), ENDS, in_channels, stem_stride, MINIMUM_SIZE, {}, EPS)

@@ -59,6 +59,9 @@ MODELS: dict[str, Spec] = {
 
 STEM_STRIDES = (4, 2, 1)
 
+# What every member's network is without variants.
+COMMON: dict[str, Any] = {"stem_stride": 4, "pyramid": (1,)}
+
 
 def list_models() -> list[str]:
     """The names that `create` takes, in the order of their papers."""
@@ -74,8 +77,7 @@ def spec(name: str) -> Spec:
 
 def defaults(name: str) -> dict[str, Any]:
     """The choices that `create` takes for the model `name`, with their values there; `seed` beside them."""
-    found: dict[str, Any] = _home(name).defaults(name)
-    return found
+    return {**COMMON, **_home(name).defaults(name)}
 
 
 def _home(name: str) -> ModuleType:
@@ -113,7 +115,15 @@ def create(name: str, num_classes: int = 1000, in_channels: int = 3, aux: bool =
     chosen |= {key: value for key, value in variant.items() if value is not None}
     _check(chosen)
     chosen["pyramid"] = tuple(chosen["pyramid"])
-    model: Network = _home(name).build(name, num_classes, in_channels, aux, **chosen)
+    head = {key: chosen[key] for key in ("init", "dropout", "pyramid", "seed")}
+    trunk = {key: value for key, value in chosen.items() if key not in head}
+
+    from .network import Network  # imports PyTorch
+
+    def parts() -> Any:
+        return _home(name).parts(name, num_classes, in_channels, aux, **trunk)
+
+    model = Network(parts, num_classes, in_channels, **head)
     model.arguments = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "aux": aux, **chosen}
     return model
 

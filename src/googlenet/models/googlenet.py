@@ -29,7 +29,7 @@ from .layers import (
     StemStride,
     at_stride,
 )
-from .network import Network, Parts
+from .network import Parts
 
 
 class InceptionRow(NamedTuple):
@@ -65,7 +65,7 @@ TABLE_1: dict[str, InceptionRow] = {
 STEM = (64, 64, 192)
 
 # The layers whose maps are the deepest at each stride, and the strides, which are those of the paper's stem.
-FEATURES = {"conv1": 2, "conv3": 4, "inception_3b": 8, "inception_4e": 16, "inception_5b": 32}
+ENDS = {"conv1": 2, "conv3": 4, "inception_3b": 8, "inception_4e": 16, "inception_5b": 32}
 
 # Widths other than the paper's are multiples of this, which the native step's pools go by.
 MULTIPLE = 16
@@ -182,33 +182,15 @@ def _trunk(
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """What `build` is called with where `googlenet.create` is given nothing else."""
+    """The member's own choices."""
     design = DESIGNS[name]
-    return {
-        "init": design.init,
-        "dropout": design.dropout,
-        "pools": design.pools,
-        "stem_stride": 4,
-        "pyramid": (1,),
-        "width": 1.0,
-    }
+    return {"init": design.init, "dropout": design.dropout, "pools": design.pools, "width": 1.0}
 
 
-def build(
-    name: str,
-    num_classes: int,
-    in_channels: int,
-    aux: bool,
-    *,
-    init: Init,
-    dropout: float,
-    pools: Pools,
-    stem_stride: StemStride,
-    pyramid: tuple[int, ...],
-    width: float,
-    seed: int,
-) -> Network:
-    """Build the design `name`, with single choices replaced; see `googlenet.create`."""
+def parts(
+    name: str, num_classes: int, in_channels: int, aux: bool, *, stem_stride: StemStride, pools: Pools, width: float
+) -> Parts:
+    """The network but for its head; see `googlenet.create`."""
     if pools not in get_args(Pools):
         raise ValueError(f"pools must be one of {', '.join(get_args(Pools))}, not {pools!r}")
     if not 0 < width <= 8:
@@ -216,21 +198,14 @@ def build(
     design = DESIGNS[name]._replace(pools=pools)
     table, stem = widened(width), tuple(scaled(channels, width) for channels in STEM)
     channels = {"conv1": stem[0], "conv3": stem[2], **{block: row.out for block, row in table.items()}}
-    stages = tuple(Stage(layer, channels[layer], stride) for layer, stride in FEATURES.items())
-
-    def parts() -> Parts:
-        return Parts(
-            trunk=_trunk(design, table, stem, stem_stride, in_channels),
-            features=at_stride(stages, stem_stride),
-            channels=table["inception_5b"].out,
-            aux_heads={
-                tap: AuxiliaryHead(table[tap].out, num_classes, design.norm, pool=design.aux_pool)
-                for tap in AUXILIARY_TAPS
-                if aux
-            },
-            dropout=dropout,
-            init=init,
-            min_size=MINIMUM_SIZE[pools, design.last_pool][stem_stride],
-        )
-
-    return Network(parts, num_classes, in_channels, pyramid=pyramid, seed=seed)
+    stages = tuple(Stage(layer, channels[layer], stride) for layer, stride in ENDS.items())
+    return Parts(
+        trunk=_trunk(design, table, stem, stem_stride, in_channels),
+        features=at_stride(stages, stem_stride),
+        aux_heads={
+            tap: AuxiliaryHead(channels[tap], num_classes, design.norm, pool=design.aux_pool)
+            for tap in AUXILIARY_TAPS
+            if aux
+        },
+        min_size=MINIMUM_SIZE[pools, design.last_pool][stem_stride],
+    )

@@ -13,9 +13,11 @@ and the totals of both agree (288, 768, 1280, 2048).
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from .layers import AuxiliaryHead, ConvAuxiliaryHead, Init, Stage, StemStride, at_stride
-from .network import Network, Parts
-from .paths import Block, Conv, Element, Fork, Pool, build_trunk, trunk_channels
+from torch import nn
+
+from .layers import AuxiliaryHead, ConvAuxiliaryHead, StemStride
+from .network import Parts
+from .paths import Block, Conv, Element, Fork, Pool, parts_of, trunk_channels
 
 AVERAGE, AVERAGE_INSIDE = Pool("avg"), Pool("avg", counts_padding=False)
 MAX = Pool("max")
@@ -166,50 +168,23 @@ def table(name: str, stem_stride: StemStride = 4) -> dict[str, Element]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """What `build` is called with where `googlenet.create` is given nothing else.
-
-    Dropout as in the authors' code, which keeps 0.8.
-    """
-    return {"init": "truncated_normal", "dropout": 0.2, "stem_stride": 4, "pyramid": (1,)}
+    """The member's own choices. Dropout as in the authors' code, which keeps 0.8."""
+    return {"init": "truncated_normal", "dropout": 0.2}
 
 
-def build(
-    name: str,
-    num_classes: int,
-    in_channels: int,
-    aux: bool,
-    *,
-    init: Init,
-    dropout: float,
-    stem_stride: StemStride,
-    pyramid: tuple[int, ...],
-    seed: int,
-) -> Network:
-    """Build the design `name`; see `googlenet.create`."""
+def ends(name: str) -> dict[str, int]:
+    """The deepest layers at each stride. (The convolution to 192 channels of Table 1 has a stride: it is at 8.)"""
+    at_4 = "conv4" if name == "inception_v2" else "conv5"
+    return {"conv3": 2, at_4: 4, "mixed_5d": 8, DESIGNS[name].tap: 16, "mixed_7c": 32}
+
+
+def parts(name: str, num_classes: int, in_channels: int, aux: bool, *, stem_stride: StemStride) -> Parts:
+    """The network but for its head."""
     design, layers = DESIGNS[name], table(name, stem_stride)
-
-    def parts() -> Parts:
-        into = trunk_channels(layers, design.tap)
-        head = (
-            AuxiliaryHead(into, num_classes, grid=5)
-            if design.aux_head == "plain"
-            else ConvAuxiliaryHead(into, num_classes)
-        )
-        return Parts(
-            trunk=build_trunk(layers, in_channels, "batch"),
-            features=at_stride(features(layers, design.tap), stem_stride),
-            channels=trunk_channels(layers),
-            aux_heads={design.tap: head} if aux else {},
-            dropout=dropout,
-            init=init,
-            min_size=MINIMUM_SIZE[stem_stride],
-        )
-
-    return Network(parts, num_classes, in_channels, pyramid=pyramid, seed=seed)
-
-
-def features(layers: Mapping[str, Element], at_17: str) -> tuple[Stage, ...]:
-    """The deepest map at each stride. (The second convolution to 192 channels of Table 1 is already at stride 8.)"""
-    at_71 = "conv4" if "conv6" in layers else "conv5"
-    ends = {"conv3": 2, at_71: 4, "mixed_5d": 8, at_17: 16, "mixed_7c": 32}
-    return tuple(Stage(name, trunk_channels(layers, name), stride) for name, stride in ends.items())
+    into = trunk_channels(layers, design.tap)
+    if design.aux_head == "plain":
+        head: nn.Module = AuxiliaryHead(into, num_classes, grid=5)
+    else:
+        head = ConvAuxiliaryHead(into, num_classes)
+    heads = {design.tap: head} if aux else {}
+    return parts_of(layers, ends(name), in_channels, stem_stride, MINIMUM_SIZE, heads)

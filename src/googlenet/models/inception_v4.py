@@ -9,12 +9,12 @@ Learning" (Szegedy et al., 2016).
   1152 and 2144.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from .inception_v3 import TO_35_RELEASED, stem
-from .layers import Init, Stage, StemStride, at_stride
-from .network import Network, Parts
-from .paths import Block, Conv, Element, Fork, Pool, ResidualBlock, build_trunk, trunk_channels
+from .layers import StemStride
+from .network import Parts
+from .paths import Block, Conv, Element, Fork, Pool, ResidualBlock, parts_of
 
 AVERAGE = Pool("avg", counts_padding=False)
 ROW_7, COLUMN_7, ROW_3, COLUMN_3 = (1, 7), (7, 1), (1, 3), (3, 1)
@@ -142,62 +142,24 @@ def table(name: str, stem_stride: StemStride = 4) -> dict[str, Element]:
             raise KeyError(name)
 
 
-class Ends(NamedTuple):
-    """The deepest layers at strides 2, 4, 8, 16 and 32."""
-
-    at_2: str
-    at_4: str
-    at_8: str
-    at_16: str
-    at_32: str
-
-
-ENDS: dict[str, Ends] = {
-    "inception_v4": Ends("conv3", "stem_4a", "inception_a_4", "inception_b_7", "inception_c_3"),
-    "inception_resnet_v2": Ends("conv3", "conv5", "inception_a_10", "inception_b_20", "conv7"),
-    "inception_resnet_v2_paper": Ends("conv3", "stem_4a", "inception_a_5", "inception_b_10", "inception_c_5"),
-}
+# The deepest layers at each stride.
+ENDS: dict[str, dict[str, int]] = {
+    "inception_v4": {"conv3": 2, "stem_4a": 4, "inception_a_4": 8, "inception_b_7": 16, "inception_c_3": 32},
+    "inception_resnet_v2": {"conv3": 2, "conv5": 4, "inception_a_10": 8, "inception_b_20": 16, "conv7": 32},
+    "inception_resnet_v2_paper": {
+        "conv3": 2, "stem_4a": 4, "inception_a_5": 8, "inception_b_10": 16, "inception_c_5": 32,
+    },
+}  # fmt: skip
 
 # The least height and width that leaves a pixel for the last reduction.
 MINIMUM_SIZE: dict[StemStride, int] = {4: 75, 2: 39, 1: 21}
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """What `build` is called with where `googlenet.create` is given nothing else.
-
-    Dropout as in the figures, which keep 0.8.
-    """
-    return {"init": "truncated_normal", "dropout": 0.2, "stem_stride": 4, "pyramid": (1,)}
+    """The member's own choices. Dropout as in the figures, which keep 0.8."""
+    return {"init": "truncated_normal", "dropout": 0.2}
 
 
-def build(
-    name: str,
-    num_classes: int,
-    in_channels: int,
-    aux: bool,
-    *,
-    init: Init,
-    dropout: float,
-    stem_stride: StemStride,
-    pyramid: tuple[int, ...],
-    seed: int,
-) -> Network:
-    """Build the member `name`; see `googlenet.create`. The paper has no auxiliary heads."""
-    layers = table(name, stem_stride)
-
-    def parts() -> Parts:
-        stages = tuple(
-            Stage(end, trunk_channels(layers, end), stride)
-            for end, stride in zip(ENDS[name], (2, 4, 8, 16, 32), strict=True)
-        )
-        return Parts(
-            trunk=build_trunk(layers, in_channels, "batch"),
-            features=at_stride(stages, stem_stride),
-            channels=trunk_channels(layers),
-            aux_heads={},
-            dropout=dropout,
-            init=init,
-            min_size=MINIMUM_SIZE[stem_stride],
-        )
-
-    return Network(parts, num_classes, in_channels, pyramid=pyramid, seed=seed)
+def parts(name: str, num_classes: int, in_channels: int, aux: bool, *, stem_stride: StemStride) -> Parts:
+    """The network but for its head; the paper has no auxiliary ones."""
+    return parts_of(table(name, stem_stride), ENDS[name], in_channels, stem_stride, MINIMUM_SIZE, {})

@@ -50,6 +50,11 @@ class Origin(NamedTuple):
     biased: bool = False
 
 
+def chain(ours: str, theirs: str, count: int, first: int = 0) -> dict[str, str]:
+    """The layers of a path of ours, 0, 1, ..., and theirs, which are numbered from `first`."""
+    return {f"{ours}.{number}": f"{theirs}{first + number}" for number in range(count)}
+
+
 def inside(ours: str, theirs: str, block: Names) -> dict[str, str]:
     """The entries of a `block`'s table, behind the block's own name there and here."""
     return {f"{ours}.{mine}": f"{theirs}{other}" for mine, other in block.items()}
@@ -161,46 +166,30 @@ BNINCEPTION = Origin(
 
 _V3_35: Names = {
     "conv1x1.0": ".branch1x1",
-    "conv5x5.0": ".branch5x5_1",
-    "conv5x5.1": ".branch5x5_2",
-    "double3x3.0": ".branch3x3dbl_1",
-    "double3x3.1": ".branch3x3dbl_2",
-    "double3x3.2": ".branch3x3dbl_3",
+    **chain("conv5x5", ".branch5x5_", 2, first=1),
+    **chain("double3x3", ".branch3x3dbl_", 3, first=1),
     "pool.1": ".branch_pool",
 }
 _V3_TO_17: Names = {
     "conv3x3.0": ".branch3x3",
-    "double3x3.0": ".branch3x3dbl_1",
-    "double3x3.1": ".branch3x3dbl_2",
-    "double3x3.2": ".branch3x3dbl_3",
+    **chain("double3x3", ".branch3x3dbl_", 3, first=1),
 }
 _V3_17: Names = {
     "conv1x1.0": ".branch1x1",
-    "conv7x7.0": ".branch7x7_1",
-    "conv7x7.1": ".branch7x7_2",
-    "conv7x7.2": ".branch7x7_3",
-    "double7x7.0": ".branch7x7dbl_1",
-    "double7x7.1": ".branch7x7dbl_2",
-    "double7x7.2": ".branch7x7dbl_3",
-    "double7x7.3": ".branch7x7dbl_4",
-    "double7x7.4": ".branch7x7dbl_5",
+    **chain("conv7x7", ".branch7x7_", 3, first=1),
+    **chain("double7x7", ".branch7x7dbl_", 5, first=1),
     "pool.1": ".branch_pool",
 }
 _V3_TO_8: Names = {
-    "conv3x3.0": ".branch3x3_1",
-    "conv3x3.1": ".branch3x3_2",
-    "conv7x7.0": ".branch7x7x3_1",
-    "conv7x7.1": ".branch7x7x3_2",
-    "conv7x7.2": ".branch7x7x3_3",
-    "conv7x7.3": ".branch7x7x3_4",
+    **chain("conv3x3", ".branch3x3_", 2, first=1),
+    **chain("conv7x7", ".branch7x7x3_", 4, first=1),
 }
 _V3_8: Names = {
     "conv1x1.0": ".branch1x1",
     "conv3x3.0": ".branch3x3_1",
     "conv3x3.1.conv1x3.0": ".branch3x3_2a",
     "conv3x3.1.conv3x1.0": ".branch3x3_2b",
-    "double3x3.0": ".branch3x3dbl_1",
-    "double3x3.1": ".branch3x3dbl_2",
+    **chain("double3x3", ".branch3x3dbl_", 2, first=1),
     "double3x3.2.conv1x3.0": ".branch3x3dbl_3a",
     "double3x3.2.conv3x1.0": ".branch3x3dbl_3b",
     "pool.1": ".branch_pool",
@@ -236,47 +225,30 @@ INCEPTION_V3_FID = INCEPTION_V3._replace(model="inception_v3_fid")
 
 _V4_A: Names = {
     "conv1x1.0": ".branch0",
-    "conv3x3.0": ".branch1.0",
-    "conv3x3.1": ".branch1.1",
-    "double3x3.0": ".branch2.0",
-    "double3x3.1": ".branch2.1",
-    "double3x3.2": ".branch2.2",
+    **chain("conv3x3", ".branch1.", 2),
+    **chain("double3x3", ".branch2.", 3),
     "pool.1": ".branch3.1",
 }
 _V4_REDUCTION_A: Names = {
     "conv3x3.0": ".branch0",
-    "double3x3.0": ".branch1.0",
-    "double3x3.1": ".branch1.1",
-    "double3x3.2": ".branch1.2",
+    **chain("double3x3", ".branch1.", 3),
 }
 _V4_B: Names = {
     "conv1x1.0": ".branch0",
-    "conv7x7.0": ".branch1.0",
-    "conv7x7.1": ".branch1.1",
-    "conv7x7.2": ".branch1.2",
-    "double7x7.0": ".branch2.0",
-    "double7x7.1": ".branch2.1",
-    "double7x7.2": ".branch2.2",
-    "double7x7.3": ".branch2.3",
-    "double7x7.4": ".branch2.4",
+    **chain("conv7x7", ".branch1.", 3),
+    **chain("double7x7", ".branch2.", 5),
     "pool.1": ".branch3.1",
 }
 _V4_REDUCTION_B: Names = {
-    "conv3x3.0": ".branch0.0",
-    "conv3x3.1": ".branch0.1",
-    "conv7x7.0": ".branch1.0",
-    "conv7x7.1": ".branch1.1",
-    "conv7x7.2": ".branch1.2",
-    "conv7x7.3": ".branch1.3",
+    **chain("conv3x3", ".branch0.", 2),
+    **chain("conv7x7", ".branch1.", 4),
 }
 _V4_C: Names = {
     "conv1x1.0": ".branch0",
     "conv3x3.0": ".branch1_0",
     "conv3x3.1.conv1x3.0": ".branch1_1a",
     "conv3x3.1.conv3x1.0": ".branch1_1b",
-    "double3x3.0": ".branch2_0",
-    "double3x3.1": ".branch2_1",
-    "double3x3.2": ".branch2_2",
+    **chain("double3x3", ".branch2_", 3),
     "double3x3.3.conv1x3.0": ".branch2_3a",
     "double3x3.3.conv3x1.0": ".branch2_3b",
     "pool.1": ".branch3.1",
@@ -290,12 +262,8 @@ _V4_SEQUENCE: tuple[tuple[str, Names], ...] = (
     (
         "stem_4a",
         {
-            "conv3x3.0": ".branch0.0",
-            "conv3x3.1": ".branch0.1",
-            "conv7x7.0": ".branch1.0",
-            "conv7x7.1": ".branch1.1",
-            "conv7x7.2": ".branch1.2",
-            "conv7x7.3": ".branch1.3",
+            **chain("conv3x3", ".branch0.", 2),
+            **chain("conv7x7", ".branch1.", 4),
         },
     ),
     ("stem_5a", {"conv3x3.0": ".conv"}),
@@ -317,41 +285,27 @@ INCEPTION_V4 = Origin(
 
 _RESIDUAL_A: Names = {
     "paths.conv1x1.0": ".branch0",
-    "paths.conv3x3.0": ".branch1.0",
-    "paths.conv3x3.1": ".branch1.1",
-    "paths.double3x3.0": ".branch2.0",
-    "paths.double3x3.1": ".branch2.1",
-    "paths.double3x3.2": ".branch2.2",
+    **chain("paths.conv3x3", ".branch1.", 2),
+    **chain("paths.double3x3", ".branch2.", 3),
 }
 _RESIDUAL_B: Names = {
     "paths.conv1x1.0": ".branch0",
-    "paths.conv7x7.0": ".branch1.0",
-    "paths.conv7x7.1": ".branch1.1",
-    "paths.conv7x7.2": ".branch1.2",
+    **chain("paths.conv7x7", ".branch1.", 3),
 }
 _RESIDUAL_C: Names = {
     "paths.conv1x1.0": ".branch0",
-    "paths.conv3x3.0": ".branch1.0",
-    "paths.conv3x3.1": ".branch1.1",
-    "paths.conv3x3.2": ".branch1.2",
+    **chain("paths.conv3x3", ".branch1.", 3),
 }
 _RESNET_FIRST: Names = {
     "conv1x1.0": ".branch0",
-    "conv5x5.0": ".branch1.0",
-    "conv5x5.1": ".branch1.1",
-    "double3x3.0": ".branch2.0",
-    "double3x3.1": ".branch2.1",
-    "double3x3.2": ".branch2.2",
+    **chain("conv5x5", ".branch1.", 2),
+    **chain("double3x3", ".branch2.", 3),
     "pool.1": ".branch3.1",
 }
 _RESNET_TO_8: Names = {
-    "conv3x3a.0": ".branch0.0",
-    "conv3x3a.1": ".branch0.1",
-    "conv3x3b.0": ".branch1.0",
-    "conv3x3b.1": ".branch1.1",
-    "double3x3.0": ".branch2.0",
-    "double3x3.1": ".branch2.1",
-    "double3x3.2": ".branch2.2",
+    **chain("conv3x3a", ".branch0.", 2),
+    **chain("conv3x3b", ".branch1.", 2),
+    **chain("double3x3", ".branch2.", 3),
 }
 # Ours, theirs.
 _RESNET_BLOCKS: tuple[tuple[str, str, Names], ...] = (

@@ -16,18 +16,15 @@ from .layers import Init, Logits, Stage, initialise, pyramid_pool
 
 
 class Parts(NamedTuple):
-    """What a network is made of.
+    """What a paper says of a network: all but its head.
 
     `trunk` is everything between the pixels and pooling, layer by layer; `features` names the deepest layer at each
-    stride; `aux_heads` the side classifiers by the layer that they listen to; `channels` are the last map's.
+    stride, the last of them the trunk's end; `aux_heads` the side classifiers by the layer that they listen to.
     """
 
     trunk: nn.Sequential
     features: tuple[Stage, ...]
-    channels: int
     aux_heads: Mapping[str, nn.Module]
-    dropout: float
-    init: Init
     min_size: int
 
 
@@ -45,32 +42,33 @@ class Network(nn.Module, HubModel):
         num_classes: int,
         in_channels: int,
         *,
-        pyramid: tuple[int, ...] = (1,),
-        seed: int = 0,
+        init: Init,
+        dropout: float,
+        pyramid: tuple[int, ...],
+        seed: int,
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.in_channels = self.in_chans = in_channels  # timm's programs ask for the short name
+        self.in_channels = in_channels
         self.pyramid = pyramid
         self.arguments = {}
         # Built without storage and filled once: twenty times faster than PyTorch's own initialisation first.
         with torch.device("meta"):
             made = parts()
             self.trunk = made.trunk
-            self.num_features = made.channels * sum(level * level for level in pyramid)
-            self.dropout = nn.Dropout(made.dropout)
+            self.num_features = made.features[-1].channels * sum(level * level for level in pyramid)
+            self.dropout = nn.Dropout(dropout)
             self.classifier: nn.Module = nn.Linear(self.num_features, num_classes)
             self.aux_heads = nn.ModuleDict(dict(made.aux_heads))
         self.min_size = made.min_size
         self.feature_info: Any = made.features
         self._stages = made.features
-        self._taps = tuple(stage.name for stage in made.features)
-        self._init = made.init
+        self._init = init
         self.pooled = True
         # Under torch.device("meta") the caller wants shapes, not weights.
         if torch.get_default_device().type != "meta":
             self.to_empty(device="cpu")
-            initialise(self, made.init, seed)
+            initialise(self, init, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of pixels (batch, in_channels, h, w), in training and in evaluation."""
@@ -105,7 +103,17 @@ class Network(nn.Module, HubModel):
             initialise(new, self._init, seed)
             setattr(owner, name, new.to(like).train(self.training))
 
+    @property
+    def _taps(self) -> tuple[str, ...]:
+        """The layers of `feature_info`, whose form timm's programs may have changed."""
+        return tuple(stage.name for stage in self._stages)
+
     # The names under which timm's programs look for the same things.
+
+    @property
+    def in_chans(self) -> int:
+        """`in_channels`."""
+        return self.in_channels
 
     @property
     def head_hidden_size(self) -> int:
@@ -177,7 +185,6 @@ class Network(nn.Module, HubModel):
             self.num_features = last.channels * sum(level * level for level in self.pyramid)
             self.reset_classifier(0)
         self._stages = self._stages[: max(kept) + 1]
-        self._taps = self._taps[: max(kept) + 1]
         self.feature_info = self.feature_info[: max(kept) + 1]
         self.arguments = {}  # `create` does not build such a network
         return kept

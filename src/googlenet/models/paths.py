@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import NORM_EPS, ConvUnit, Kernel, MaxPool, Norm, Padding
+from .layers import NORM_EPS, ConvUnit, Kernel, MaxPool, Norm, Padding, Stage, StemStride, at_stride
+from .network import Parts
 
 
 class Conv(NamedTuple):
@@ -158,11 +159,33 @@ def build_trunk(table: Mapping[str, Element], in_channels: int, norm: Norm, eps:
     return nn.Sequential(layers)
 
 
-def trunk_channels(table: Mapping[str, Element], upto: str | None = None) -> int:
-    """Channels after the layer `upto` of a trunk, or after its last."""
+def trunk_channels(table: Mapping[str, Element], upto: str) -> int:
+    """Channels after the layer `upto` of a trunk."""
     channels = 0
     for name, element in table.items():
         channels = out_channels(element, channels)
         if name == upto:
             break
     return channels
+
+
+def parts_of(
+    table: Mapping[str, Element],
+    ends: Mapping[str, int],
+    in_channels: int,
+    stem_stride: StemStride,
+    min_size: Mapping[StemStride, int],
+    aux_heads: Mapping[str, nn.Module],
+    eps: float = NORM_EPS,
+) -> Parts:
+    """A batch-normalised network from its table.
+
+    `ends` are the deepest layers at each stride, with the strides behind a stem of 4; `min_size` by `stem_stride`.
+    """
+    stages = tuple(Stage(layer, trunk_channels(table, layer), stride) for layer, stride in ends.items())
+    return Parts(
+        trunk=build_trunk(table, in_channels, "batch", eps),
+        features=at_stride(stages, stem_stride),
+        aux_heads=aux_heads,
+        min_size=min_size[stem_stride],
+    )
