@@ -22,6 +22,7 @@ from googlenet.evaluation.metrics import collect, scores
 from googlenet.training.checkpoint import Checkpoint, load_recipe, save_weights
 from googlenet.training.loop import fit
 from googlenet.training.optimiser import build_optimiser
+from googlenet.training.prepare import resolved
 from googlenet.training.recipe import Loss, Model, Optimiser, Recipe, Size
 from googlenet.training.recipe_file import read_recipe
 from googlenet.training.record import read_metrics
@@ -91,6 +92,19 @@ def test_a_grey_picture_gives_the_same_map_with_other_channels(
         torch.testing.assert_close(new(grey.repeat(1, channels, 1, 1)), old(grey.repeat(1, had, 1, 1)))
     with pytest.raises(ValueError, match="made for 4 channels, the pictures have 3"):
         match_channels(torch.zeros(8, 4, 7, 7), 3)
+
+
+def test_a_recipe_that_goes_on_needs_its_start_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a member that has no choice of pools or width, too."""
+    path, choices = tmp_path / "start.safetensors", {"stem_stride": 2, "dropout": 0.3}
+    model = googlenet.create("bn_inception", 3, 1, **choices).eval()
+    recipe = Recipe(model=Model("bn_inception", **choices), size=Size(train=12))
+    save_weights(path, Checkpoint(model, googlenet.Preprocess(12, 1, (0.3,), (0.4,)), CLASSES, recipe, {}))
+    cpu = torch.device("cpu")
+    filled = resolved(Recipe(model=Model(weights=str(path)), size=Size(train=None)), cpu)
+    assert (filled.model.name, filled.model.stem_stride, filled.model.dropout) == ("bn_inception", 2, 0.3)
+    monkeypatch.setattr("googlenet.training.start.load", lambda path: pytest.fail("read again"))
+    assert resolved(filled, cpu) == filled
 
 
 def test_weights_that_do_not_fit_are_told(weights: Callable[..., Path], tmp_path: Path) -> None:
