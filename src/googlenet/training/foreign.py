@@ -147,7 +147,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ("state_dict", "model") is found; so are names behind "module.", which parallel training puts there.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'a folder; name a file' if path.is_dir() else 'no such file'}")
     if path.suffix == ".caffemodel":
         from ..models.caffe import read_caffemodel
 

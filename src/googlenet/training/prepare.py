@@ -35,7 +35,9 @@ def resolved(recipe: Recipe, device: torch.device) -> Recipe:
     known = defaults(recipe.model.name)
     for choice in ("pools", "width"):
         if getattr(model, choice) is not None and choice not in known:
-            raise ValueError(f"model.{choice} is a choice of the GoogLeNets, not of {model.name}; leave it unset")
+            raise ValueError(
+                f"model.{choice} is a choice of the GoogLeNets, not of {model.name}; unset it: --model.{choice} null"
+            )
     filled = {key: value for key, value in known.items() if getattr(model, key) is None}
     return replace(
         recipe,
