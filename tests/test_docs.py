@@ -1,4 +1,4 @@
-"""The commands and the code of the documentation, run as they are written (trainings cut short)."""
+"""The commands and the code of the documentation, run as they are written (trainings and evaluations cut short)."""
 
 import importlib.util
 import os
@@ -54,6 +54,8 @@ def test_commands(page: Path, desk: Path) -> None:
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += SHORT
+        if arguments[0] == "evaluate" and "--limit" not in arguments:
+            arguments += ["--limit", "200"]
         done = googlenet(*arguments, cwd=desk)
         assert done.code == 0, f"{line}\n{done.err}"
 
