@@ -11,8 +11,8 @@ from ..data.preprocess import Preprocess
 class Engine(Protocol):
     """Answers batches of raw pixels; normalisation is inside, so that nobody can do it twice.
 
-    `name` is torch, onnxruntime, openvino or ncnn. `preprocess` says how a picture becomes the pixels (size, channels,
-    fit); `classes` names the answers in order. An engine may be called from several threads at once.
+    `name` is torch, onnxruntime, openvino or ncnn. `preprocess` says how a picture becomes the pixels (size,
+    channels, fit); `classes` names the answers in order. An engine may be called from several threads at once.
     """
 
     name: str
