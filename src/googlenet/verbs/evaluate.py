@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .command import add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
+from .data_of_run import data_of_run, few, split_of
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset, Split
     from ..training.checkpoint import Checkpoint
 
 
@@ -70,8 +70,9 @@ def evaluate(argv: list[str]) -> None:
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
     picture = _plot_file(args) if args.sizes else None
-    data = _data(args, checkpoint, max(*sizes, checkpoint.recipe.stored_size))
-    name, split = _split(data, args.split)
+    stored = max(*sizes, checkpoint.recipe.stored_size)
+    data = data_of_run(checkpoint, stored, source=args.data, root=args.root, limit=args.limit)
+    name, split = split_of(data, args.split)
     device = pick_device("auto")
     model = checkpoint.model.to(device)
     answers = list(answer_at_sizes(model, split, checkpoint.preprocess, sizes, flip=args.flip))
@@ -100,34 +101,6 @@ def evaluate(argv: list[str]) -> None:
     answer(args.json, document, lines)
 
 
-def _data(args: argparse.Namespace, checkpoint: "Checkpoint", size: int, whole: bool = False) -> "Dataset":
-    """The pictures, as the network's run saw them; with `whole`, files stay on the disk, with their proportions."""
-    from ..data.sources import absolute_source, load_dataset
-
-    options = checkpoint.recipe.data
-    source = absolute_source(args.data or options.source, args.root)
-    data = load_dataset(
-        source,
-        root=args.root or options.root,
-        validation=options.validation if source == options.source else 0,
-        size=size,
-        fit=checkpoint.preprocess.fit,
-        channels=checkpoint.preprocess.channels,
-        unreadable=options.unreadable,
-        limit=args.limit or (options.limit if source == options.source else None),
-        seed=checkpoint.recipe.seed,
-        resident=False if whole else options.resident,
-        workers=options.workers,
-    )
-    for skipped in data.skipped:
-        print(f"skipped: {skipped}", file=sys.stderr)
-    if data.classes != checkpoint.classes:
-        raise ValueError(
-            f"{source} has the classes {_few(data.classes)}, the network knows {_few(checkpoint.classes)}"
-        )
-    return data
-
-
 def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> None:
     """The paper's table: one network and all of them, by the number of crops."""
     from ..data.loader import evaluation_batches
@@ -139,7 +112,7 @@ def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> N
     for path, other in zip(args.others, checkpoints[1:], strict=True):
         if other.classes != checkpoints[0].classes:
             raise ValueError(
-                f"{path} knows the classes {_few(other.classes)}, {args.run} {_few(checkpoints[0].classes)}"
+                f"{path} knows the classes {few(other.classes)}, {args.run} {few(checkpoints[0].classes)}"
             )
     device = pick_device("auto")
     answers: dict[int, list[Outputs]] = {}
@@ -150,8 +123,9 @@ def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> N
         check_sizes(checkpoint.model, [base])
         member = Member(checkpoint.model.to(device).eval(), preprocess)
         # The pictures are those of the first run's split, made as this network wants them.
-        data = _data(args, replace(checkpoints[0], preprocess=preprocess), base, whole=bool(args.crops))
-        name, split = _split(data, args.split)
+        like = replace(checkpoints[0], preprocess=preprocess)
+        data = data_of_run(like, base, source=args.data, root=args.root, limit=args.limit, whole=bool(args.crops))
+        name, split = split_of(data, args.split)
         for crops in args.crops or [1]:
             print(f"network {number} of {len(checkpoints)}, {crops} crops", file=sys.stderr)
             if crops == 1:
@@ -193,14 +167,3 @@ def _plot_file(args: argparse.Namespace) -> Path | None:
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{folder}: you may not write there; name another folder with --out")
     return folder / "sizes.png"
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _split(data: "Dataset", name: str | None) -> "tuple[str, Split]":
-    for candidate in [name] if name else ["test", "validation", "train"]:
-        if getattr(data, candidate):
-            return candidate, getattr(data, candidate)
-    raise ValueError(f"{data.source} has no {name} pictures")
