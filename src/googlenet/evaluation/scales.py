@@ -19,6 +19,7 @@ from ..models.ensemble import Ensemble, average_logits, networks_of
 from ..models.network import Network
 from ..models.summary import summarise
 from .metrics import Outputs, collect, scores
+from .progress import Advance, counted, unseen
 
 
 class AtSize(NamedTuple):
@@ -66,16 +67,26 @@ def check_sizes(model: Network | Ensemble, sizes: Sequence[int]) -> None:
 
 
 def answer_at_sizes(
-    model: Network | Ensemble, split: Split, preprocess: Preprocess, sizes: Sequence[int], *, flip: bool = False
+    model: Network | Ensemble,
+    split: Split,
+    preprocess: Preprocess,
+    sizes: Sequence[int],
+    *,
+    flip: bool = False,
+    advance: Advance = unseen,
 ) -> Iterator[AtSize]:
-    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image."""
+    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image.
+
+    `advance` is told of the pixels that are done.
+    """
     device = next(model.parameters()).device
     asked: nn.Module = Mirrored(model) if flip else model
     for size in sizes:
         # The first batch of a size costs extra (buffers, choice of algorithms): run once before the clock starts.
         collect(asked, [next(evaluation_batches(split, preprocess, size))], device)
         started = time.perf_counter()
-        outputs = collect(asked, evaluation_batches(split, preprocess, size), device)
+        batches = counted(evaluation_batches(split, preprocess, size), advance, size**2)
+        outputs = collect(asked, batches, device)
         yield AtSize(size, outputs, time.perf_counter() - started)
 
 
