@@ -28,7 +28,9 @@ def evaluate(argv: list[str]) -> None:
         help="a run or ensemble folder, a .safetensors file, or published weights such as torchvision:googlenet",
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="fashion-mnist, folder:PATH or shards:PATH (default: the run's own)"
+        "--data",
+        metavar="SOURCE",
+        help="fashion-mnist, folder:PATH, imagenet:PATH or shards:PATH (default: the run's own)",
     )
     parser.add_argument("--root", help="where the data lies, looked at first")
     parser.add_argument("--split", choices=["test", "validation", "train"], help="default: test where there is one")
