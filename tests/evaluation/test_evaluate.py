@@ -84,6 +84,6 @@ def test_progress_says_how_long_it_takes_yet(
         assert list(counted(iter(batches), shown.advance, each=2.0)) == batches
     captured = capsys.readouterr()
     # Ten of forty in one tick of the clock, so thirty in three.
-    assert captured.err.splitlines()[0].== "test: 25%, 3 s left"
+    assert captured.err.splitlines()[0] == "test: 25%, 3 s left"
     assert captured.err.splitlines()[-1] == "test: 100%, 0 s left"
     assert captured.out == ""
