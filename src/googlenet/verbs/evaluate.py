@@ -11,6 +11,9 @@ from .command import add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
 from .data_of_run import data_of_run, few, split_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..data.dataset import Dataset
     from ..training.checkpoint import Checkpoint
 
 
@@ -43,6 +46,13 @@ def evaluate(argv: list[str]) -> None:
         "--average", choices=["probability", "logit", "max"], default="probability",
         help="of what the crops' and the networks' answers are one (default: probability, as in the paper)",
     )  # fmt: skip
+    parser.add_argument(
+        "--reestimate",
+        type=int,
+        metavar="N",
+        help="with --size or --sizes: average batch normalisation's statistics anew for each size, over N batches of "
+        "training pictures (0: all of them)",
+    )
     parser.add_argument("--out", metavar="DIR", help="where the plot of --sizes goes (default: the run's folder)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     args = parser.parse_args(argv)
@@ -50,6 +60,10 @@ def evaluate(argv: list[str]) -> None:
         parser.error("--out is for the plot of --sizes")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be 1 or more")
+    if args.reestimate is not None and (args.crops or args.others):
+        parser.error("--reestimate goes with --size or --sizes alone")
+    if args.reestimate is not None and args.reestimate < 0:
+        parser.error("--reestimate must be 0 or more")
     if args.crops and not set(args.crops) <= {1, 10, 144}:
         parser.error("--crops takes 1, 10 and 144")
     if args.crops and (args.sizes or args.flip):
@@ -75,11 +89,12 @@ def evaluate(argv: list[str]) -> None:
     name, split = split_of(data, args.split)
     device = pick_device("auto")
     model = checkpoint.model.to(device)
-    answers = list(answer_at_sizes(model, split, checkpoint.preprocess, sizes, flip=args.flip))
+    fit_to = None if args.reestimate is None else _norms_for(checkpoint, data, args.reestimate)
+    answers = list(answer_at_sizes(model, split, checkpoint.preprocess, sizes, flip=args.flip, fit_to=fit_to))
     outputs = average([answer.outputs for answer in answers]) if args.sizes else answers[0].outputs
     figures = scores(outputs)
     per_class = dict(zip(checkpoint.classes, per_class_accuracy(outputs), strict=True))
-    document = {**figures, "split": name, "flip": args.flip, "per_class": per_class}
+    document = {**figures, "split": name, "flip": args.flip, "reestimate": args.reestimate, "per_class": per_class}
     mirrored = ", each with its mirror image" if args.flip else ""
     at = f"{', '.join(map(str, sizes))} px{mirrored}"
     lines = [f"{name}, {figures['images']:,} pictures at {at}"]
@@ -99,6 +114,19 @@ def evaluate(argv: list[str]) -> None:
         lines.append(f"top-1 {figures['top1']:.4f}   top-5 {figures['top5']:.4f}   loss {figures['loss']:.4f}")
     lines += [f"  {label:<20}{value:.4f}" for label, value in per_class.items() if value is not None]
     answer(args.json, document, lines)
+
+
+def _norms_for(checkpoint: "Checkpoint", data: "Dataset", batches: int) -> "Callable[[int], None]":
+    """What fits the network's batch normalisation to a size, from training pictures as they are."""
+    from ..training.norms import plain_batches, reestimate
+
+    recipe = replace(checkpoint.recipe, reestimate_norm=batches)
+
+    def fit_to(size: int) -> None:
+        like = replace(checkpoint.preprocess, size=size)
+        reestimate(checkpoint.model, plain_batches(recipe, data.train, like))
+
+    return fit_to
 
 
 def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> None:
