@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "summary": verbs.summary,
     "fetch": verbs.fetch,
     "train": verbs.train,
+    "ensemble": verbs.ensemble,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
     "convert": verbs.convert,
