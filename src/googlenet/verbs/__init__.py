@@ -7,8 +7,9 @@ uses and `--help` stays quick.
 from .catalogue import models, summary
 from .convert import convert
 from .evaluate import evaluate
+from .explain import explain
 from .fetch import fetch
 from .predict import predict
 from .train import train
 
-__all__ = ["convert", "evaluate", "fetch", "models", "predict", "summary", "train"]
+__all__ = ["convert", "evaluate", "explain", "fetch", "models", "predict", "summary", "train"]
