@@ -51,7 +51,7 @@ def position_weights(model: Network, classes: Sequence[int], height: int, width:
     start = 0
     for level in model.pyramid:
         stop = start + channels * level * level
-        part = rows[:, start:stop].unflatten(1, (channels, level, level))
+        part = rows[:, start:stop].reshape(-1, channels, level, level)
         down, across = (cells(length, level).to(rows) for length in (height, width))
         found += torch.einsum("kcij,ih,jw->kchw", part, down, across)
         start = stop

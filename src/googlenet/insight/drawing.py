@@ -112,15 +112,16 @@ def draw_cam(seen: Seen, titles: Sequence[str], maps: Tensor) -> bytes:
     show(axes[0, 0], seen)
     axes[0, 0].set(title=seen.name, xlabel="pixels", ylabel="pixels")
     _note(axes[1, 0], CAM_NOTE)
-    drawn = None
     for column, (title, values) in enumerate(zip(titles, maps, strict=True), start=1):
         top, bottom = axes[0, column], axes[1, column]
-        drawn = top.imshow(values.numpy(), cmap="viridis", vmin=low, vmax=high)
+        top.imshow(values.numpy(), cmap="viridis", vmin=low, vmax=high)
         top.set_title(title, fontsize=9)
         top.set(xlabel="map position", xticks=_ticks(values.shape[-1]), yticks=_ticks(values.shape[-2]))
         overlay(bottom, seen, values, low, high)
         bottom.set(xlabel="pixels")
-    figure.colorbar(drawn, ax=axes[:, 1:], label="what a position adds to the class (logit)", shrink=0.9)
+    figure.colorbar(
+        axes[0, 1].images[0], ax=axes[:, 1:], label="what a position adds to the class (logit)", shrink=0.9
+    )
     return png(figure)
 
 
@@ -128,7 +129,7 @@ def draw_stages(
     seen: Seen, title: str, stages: Sequence[str], cams: Sequence[Tensor], scores: Sequence[Tensor]
 ) -> bytes:
     """Grad-CAM and score map of each stage, over the picture; each on a scale of its own, shallow to deep."""
-    figure = sheet(4.9)
+    figure = sheet(4.0)
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots(2, len(stages) + 1, squeeze=False)
     show(axes[0, 0], seen)

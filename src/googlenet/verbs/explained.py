@@ -90,7 +90,8 @@ class Asked:
         """The class that was named, else the `count` best of logits (classes,)."""
         names, label = self.checkpoint.classes, self.args.label
         if label is None:
-            return logits.topk(min(count, len(names))).indices.tolist()  # type: ignore[no-any-return]
+            found: list[int] = logits.topk(min(count, len(names))).indices.tolist()
+            return found
         return [names.index(label)]
 
 
