@@ -7,7 +7,7 @@ so that it can stand wherever logits do: softmax gives the averaged probabilitie
 import io
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,12 +73,23 @@ def check_sizes(model: Network, sizes: Sequence[int]) -> None:
 
 
 def answer_at_sizes(
-    model: Network, split: Split, preprocess: Preprocess, sizes: Sequence[int], *, flip: bool = False
+    model: Network,
+    split: Split,
+    preprocess: Preprocess,
+    sizes: Sequence[int],
+    *,
+    flip: bool = False,
+    fit_to: Callable[[int], None] | None = None,
 ) -> Iterator[AtSize]:
-    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image."""
+    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image.
+
+    `fit_to` is called with each size before it is asked about, to change the model for it.
+    """
     device = next(model.parameters()).device
     asked: nn.Module = Mirrored(model) if flip else model
     for size in sizes:
+        if fit_to:
+            fit_to(size)
         # The first batch of a size costs extra (buffers, choice of algorithms): run once before the clock starts.
         collect(asked, [next(evaluation_batches(split, preprocess, size))], device)
         started = time.perf_counter()
