@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "ensemble": verbs.ensemble,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
+    "explain": verbs.explain,
     "convert": verbs.convert,
 }
 

@@ -6,7 +6,7 @@ so that it can stand wherever logits do: softmax gives the averaged probabilitie
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -73,15 +73,19 @@ def answer_at_sizes(
     sizes: Sequence[int],
     *,
     flip: bool = False,
+    fit_to: Callable[[int], None] | None = None,
     advance: Advance = unseen,
 ) -> Iterator[AtSize]:
     """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image.
 
-    `advance` is told of the pixels that are done.
+    `fit_to` is called with each size before it is asked about, to change the model for it. `advance` is told of the
+    pixels that are done.
     """
     device = next(model.parameters()).device
     asked: nn.Module = Mirrored(model) if flip else model
     for size in sizes:
+        if fit_to:
+            fit_to(size)
         # The first batch of a size costs extra (buffers, choice of algorithms): run once before the clock starts.
         collect(asked, [next(evaluation_batches(split, preprocess, size))], device)
         started = time.perf_counter()

@@ -137,10 +137,10 @@ class Optimiser:
     """The optimiser.
 
     Attributes:
-        name: sgd, adamw or rmsprop.
+        name: sgd, adamw, rmsprop or muon (orthogonalised momentum).
         lr: the peak learning rate.
-        momentum: of sgd and rmsprop.
-        nesterov: look ahead, sgd only.
+        momentum: of sgd, muon and rmsprop.
+        nesterov: look ahead, sgd and muon only.
         weight_decay: pulls the weights of convolutions and linear layers, not biases and norms, to zero.
         alpha: the decay of rmsprop's squared gradients.
         eps: added to the root of adamw and rmsprop.
@@ -150,7 +150,7 @@ class Optimiser:
         layer_decay: multiplies it once more for each layer further from the head, in (0, 1].
     """
 
-    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    name: Literal["sgd", "adamw", "rmsprop", "muon"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.0
     nesterov: bool = False

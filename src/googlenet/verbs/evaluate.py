@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import VerbParser, add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
-from .data_of_run import data_of_run, few, split_of
+from .data_of_run import data_of_run, split_of
+from .protocol import by_protocol
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset, Split
+    from collections.abc import Callable
+
+    from ..data.dataset import Dataset
     from ..evaluation.metrics import Outputs
     from ..training.checkpoint import Checkpoint
 
@@ -54,6 +57,13 @@ def evaluate(argv: list[str]) -> None:
         help="fit a temperature to the validation part, say what it does to the test part's probabilities, draw both",
     )  # fmt: skip
     parser.add_argument(
+        "--reestimate",
+        type=int,
+        metavar="N",
+        help="with --size or --sizes: average batch normalisation's statistics anew for each size, over N batches of "
+        "training pictures (0: all of them)",
+    )
+    parser.add_argument(
         "--out", metavar="DIR", help="where the plots of --sizes and --calibrate go (default: the run's folder)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
@@ -64,7 +74,7 @@ def evaluate(argv: list[str]) -> None:
 
     checkpoint = load(args.run)
     if args.crops or args.others:
-        _by_protocol(args, [checkpoint, *map(load, args.others)])
+        by_protocol(args, [checkpoint, *map(load, args.others)])
     else:
         _at_sizes(args, checkpoint)
 
@@ -73,6 +83,9 @@ def _check_usage(parser: VerbParser, args: argparse.Namespace) -> None:
     for wrong, said in (
         (args.out and not (args.sizes or args.calibrate), "--out is for the plots of --sizes and --calibrate"),
         (args.limit is not None and args.limit < 1, "--limit must be 1 or more"),
+        (args.reestimate is not None and (args.crops or args.others),
+         "--reestimate goes with --size or --sizes alone"),
+        (args.reestimate is not None and args.reestimate < 0, "--reestimate must be 0 or more"),
         (args.crops and not set(args.crops) <= {1, 10, 144}, "--crops takes 1, 10 and 144"),
         (args.crops and (args.sizes or args.flip),
          "--crops are of the paper's scales and mirrored: leave --sizes and --flip off"),
@@ -97,26 +110,29 @@ def _at_sizes(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
     plots = _plot_folder(args) if args.sizes or args.calibrate else None
-    data = _data(args, checkpoint, max(*sizes, checkpoint.recipe.stored_size))
+    stored = max(*sizes, checkpoint.recipe.stored_size)
+    data = data_of_run(checkpoint, stored, source=args.data, root=args.root, limit=args.limit)
     name, split = split_of(data, args.split)
     if args.calibrate:
         _check_validation(data, name)
     model = checkpoint.model.to(pick_device("auto"))
+    fit_to = None if args.reestimate is None else _norms_for(checkpoint, data, args.reestimate)
     parts = {name: split, **({"validation": data.validation} if args.calibrate else {})}
     with Progress(sum(len(part.labels) * size**2 for part in parts.values() for size in sizes)) as progress:
 
         def answers_to(part: str) -> Any:
             progress.at(part)
             asked = answer_at_sizes(
-                model, parts[part], checkpoint.preprocess, sizes, flip=args.flip, advance=progress.advance
-            )
+                model, parts[part], checkpoint.preprocess, sizes,
+                flip=args.flip, fit_to=fit_to, advance=progress.advance,
+            )  # fmt: skip
             each = list(asked)
             return each, average([one.outputs for one in each]) if args.sizes else each[0].outputs
 
         answers, outputs = answers_to(name)
         held = answers_to("validation")[1] if args.calibrate else None
     found = figures(outputs, checkpoint.classes)
-    document = {**found, "split": name, "flip": args.flip}
+    document = {**found, "split": name, "flip": args.flip, "reestimate": args.reestimate}
     mirrored = ", each with its mirror image" if args.flip else ""
     about = f"{name}, {found['images']:,} pictures"
     lines = [f"{about} at {', '.join(map(str, sizes))} px{mirrored}"]
@@ -186,82 +202,17 @@ def _calibrated(
     return document, lines
 
 
-def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> None:
-    """The paper's table: one network and all of them, by the number of crops; and the runs beside each other."""
-    from ..data.loader import evaluation_batches
-    from ..evaluation.figures import figures
-    from ..evaluation.metrics import collect
-    from ..evaluation.progress import Progress, counted
-    from ..evaluation.protocol import Member, crop_outputs, layout, table, together
-    from ..evaluation.scales import check_sizes
-    from ..evaluation.significance import mcnemar, right
-    from ..models.ensemble import networks_of
-    from ..training.devices import pick_device
+def _norms_for(checkpoint: "Checkpoint", data: "Dataset", batches: int) -> "Callable[[int], None]":
+    """What fits the network's batch normalisation to a size, from training pictures as they are."""
+    from ..training.norms import plain_batches, reestimate
 
-    first, runs = checkpoints[0], [args.run, *args.others]
-    for path, other in zip(args.others, checkpoints[1:], strict=True):
-        if other.classes != first.classes:
-            raise ValueError(f"{path} knows the classes {few(other.classes)}, {args.run} {few(first.classes)}")
-    device, kinds = pick_device("auto"), args.crops or [1]
-    networks, run_of = [], []
-    for run, checkpoint in enumerate(checkpoints):
-        base = chosen_sizes(args, checkpoint.preprocess.size)[0]
-        check_sizes(checkpoint.model, [base])
-        for network in networks_of(checkpoint.model):
-            networks.append((Member(network.to(device).eval(), checkpoint.preprocess), base))
-            run_of.append(run)
-    made: dict[Any, tuple[str, Split]] = {}
+    recipe = replace(checkpoint.recipe, reestimate_norm=batches)
 
-    def pictures(member: Member, base: int) -> "tuple[str, Split]":
-        """Those of the first run's split, made as this network wants them."""
-        wanted = (member.preprocess, base)
-        if wanted not in made:
-            made.clear()
-            data = _data(args, replace(first, preprocess=member.preprocess), base, whole=bool(args.crops))
-            made[wanted] = split_of(data, args.split)
-        return made[wanted]
+    def fit_to(size: int) -> None:
+        like = replace(checkpoint.preprocess, size=size)
+        reestimate(checkpoint.network, plain_batches(recipe, data.train, like))
 
-    answers: dict[int, list[Outputs]] = {crops: [] for crops in kinds}
-    name, split = pictures(*networks[0])
-    with Progress(len(networks) * len(split.labels) * sum(kinds)) as progress:
-        for number, (member, base) in enumerate(networks, start=1):
-            _, split = pictures(member, base)
-            for crops in kinds:
-                progress.at(f"network {number} of {len(networks)}, {crops} crop{'s' if crops > 1 else ''}")
-                if crops == 1:
-                    batches = counted(evaluation_batches(split, member.preprocess, base), progress.advance)
-                    found = collect(member.model, batches, device)
-                else:
-                    found = crop_outputs(member, split, base, crops, args.average, progress.advance)
-                answers[crops].append(found)
-
-    asked = table(answers, args.average)
-    document = {
-        **figures(asked[-1].outputs, first.classes),
-        "split": name,
-        "average": args.average,
-        "table": [{**each.cell._asdict(), "interval": list(each.cell.interval)} for each in asked],
-    }
-    lines = [f"{name}, {document['images']:,} pictures", *layout([each.cell for each in asked])]
-    if len(asked) > 1:
-        found = mcnemar(right(asked[0].outputs), right(asked[-1].outputs))
-        document["gain"] = {"top1": asked[-1].cell.top1 - asked[0].cell.top1, **found._asdict()}
-        lines.append(f"the first cell against the last: {found}")
-    document["mcnemar"] = []
-    for crops, each in answers.items() if len(runs) > 1 else ():
-        by_run = [
-            together([one for one, owner in zip(each, run_of, strict=True) if owner == run], args.average)
-            for run in range(len(runs))
-        ]
-        for path, other in zip(args.others, by_run[1:], strict=True):
-            found = mcnemar(right(by_run[0]), right(other))
-            document["mcnemar"].append({"run": path, "crops": crops, **found._asdict()})
-            lines.append(f"{args.run} against {path}, {crops} crop{'s' if crops > 1 else ''}: {found}")
-    answer(args.json, document, lines)
-
-
-def _data(args: argparse.Namespace, checkpoint: "Checkpoint", size: int, whole: bool = False) -> "Dataset":
-    return data_of_run(checkpoint, size, source=args.data, root=args.root, limit=args.limit, whole=whole)
+    return fit_to
 
 
 def _plot_folder(args: argparse.Namespace) -> Path | None:
