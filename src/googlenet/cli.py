@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": verbs.train,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
+    "serve": verbs.serve,
     "convert": verbs.convert,
 }
 

@@ -9,6 +9,7 @@ from .convert import convert
 from .evaluate import evaluate
 from .fetch import fetch
 from .predict import predict
+from .serve import serve
 from .train import train
 
-__all__ = ["convert", "evaluate", "fetch", "models", "predict", "summary", "train"]
+__all__ = ["convert", "evaluate", "fetch", "models", "predict", "serve", "summary", "train"]
