@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
     "explain": verbs.explain,
+    "serve": verbs.serve,
     "convert": verbs.convert,
 }
 

@@ -11,6 +11,7 @@ from .evaluate import evaluate
 from .explain import explain
 from .fetch import fetch
 from .predict import predict
+from .serve import serve
 from .train import train
 
-__all__ = ["convert", "ensemble", "evaluate", "explain", "fetch", "models", "predict", "summary", "train"]
+__all__ = ["convert", "ensemble", "evaluate", "explain", "fetch", "models", "predict", "serve", "summary", "train"]
