@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .command import add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
+from .data_of_run import data_of_run, few, split_of
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset, Split
+    from collections.abc import Callable
+
+    from ..data.dataset import Dataset
     from ..training.checkpoint import Checkpoint
 
 
@@ -43,6 +46,13 @@ def evaluate(argv: list[str]) -> None:
         "--average", choices=["probability", "logit", "max"], default="probability",
         help="of what the crops' and the networks' answers are one (default: probability, as in the paper)",
     )  # fmt: skip
+    parser.add_argument(
+        "--reestimate",
+        type=int,
+        metavar="N",
+        help="with --size or --sizes: average batch normalisation's statistics anew for each size, over N batches of "
+        "training pictures (0: all of them)",
+    )
     parser.add_argument("--out", metavar="DIR", help="where the plot of --sizes goes (default: the run's folder)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     args = parser.parse_args(argv)
@@ -50,6 +60,10 @@ def evaluate(argv: list[str]) -> None:
         parser.error("--out is for the plot of --sizes")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be 1 or more")
+    if args.reestimate is not None and (args.crops or args.others):
+        parser.error("--reestimate goes with --size or --sizes alone")
+    if args.reestimate is not None and args.reestimate < 0:
+        parser.error("--reestimate must be 0 or more")
     if args.crops and not set(args.crops) <= {1, 10, 144}:
         parser.error("--crops takes 1, 10 and 144")
     if args.crops and (args.sizes or args.flip):
@@ -70,15 +84,17 @@ def evaluate(argv: list[str]) -> None:
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
     picture = _plot_file(args) if args.sizes else None
-    data = _data(args, checkpoint, max(*sizes, checkpoint.recipe.stored_size))
-    name, split = _split(data, args.split)
+    stored = max(*sizes, checkpoint.recipe.stored_size)
+    data = data_of_run(checkpoint, stored, source=args.data, root=args.root, limit=args.limit)
+    name, split = split_of(data, args.split)
     device = pick_device("auto")
     model = checkpoint.model.to(device)
-    answers = list(answer_at_sizes(model, split, checkpoint.preprocess, sizes, flip=args.flip))
+    fit_to = None if args.reestimate is None else _norms_for(checkpoint, data, args.reestimate)
+    answers = list(answer_at_sizes(model, split, checkpoint.preprocess, sizes, flip=args.flip, fit_to=fit_to))
     outputs = average([answer.outputs for answer in answers]) if args.sizes else answers[0].outputs
     figures = scores(outputs)
     per_class = dict(zip(checkpoint.classes, per_class_accuracy(outputs), strict=True))
-    document = {**figures, "split": name, "flip": args.flip, "per_class": per_class}
+    document = {**figures, "split": name, "flip": args.flip, "reestimate": args.reestimate, "per_class": per_class}
     mirrored = ", each with its mirror image" if args.flip else ""
     at = f"{', '.join(map(str, sizes))} px{mirrored}"
     lines = [f"{name}, {figures['images']:,} pictures at {at}"]
@@ -100,32 +116,17 @@ def evaluate(argv: list[str]) -> None:
     answer(args.json, document, lines)
 
 
-def _data(args: argparse.Namespace, checkpoint: "Checkpoint", size: int, whole: bool = False) -> "Dataset":
-    """The pictures, as the network's run saw them; with `whole`, files stay on the disk, with their proportions."""
-    from ..data.sources import absolute_source, load_dataset
+def _norms_for(checkpoint: "Checkpoint", data: "Dataset", batches: int) -> "Callable[[int], None]":
+    """What fits the network's batch normalisation to a size, from training pictures as they are."""
+    from ..training.norms import plain_batches, reestimate
 
-    options = checkpoint.recipe.data
-    source = absolute_source(args.data or options.source, args.root)
-    data = load_dataset(
-        source,
-        root=args.root or options.root,
-        validation=options.validation if source == options.source else 0,
-        size=size,
-        fit=checkpoint.preprocess.fit,
-        channels=checkpoint.preprocess.channels,
-        unreadable=options.unreadable,
-        limit=args.limit or (options.limit if source == options.source else None),
-        seed=checkpoint.recipe.seed,
-        resident=False if whole else options.resident,
-        workers=options.workers,
-    )
-    for skipped in data.skipped:
-        print(f"skipped: {skipped}", file=sys.stderr)
-    if data.classes != checkpoint.classes:
-        raise ValueError(
-            f"{source} has the classes {_few(data.classes)}, the network knows {_few(checkpoint.classes)}"
-        )
-    return data
+    recipe = replace(checkpoint.recipe, reestimate_norm=batches)
+
+    def fit_to(size: int) -> None:
+        like = replace(checkpoint.preprocess, size=size)
+        reestimate(checkpoint.network, plain_batches(recipe, data.train, like))
+
+    return fit_to
 
 
 def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> None:
@@ -139,7 +140,7 @@ def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> N
     for path, other in zip(args.others, checkpoints[1:], strict=True):
         if other.classes != checkpoints[0].classes:
             raise ValueError(
-                f"{path} knows the classes {_few(other.classes)}, {args.run} {_few(checkpoints[0].classes)}"
+                f"{path} knows the classes {few(other.classes)}, {args.run} {few(checkpoints[0].classes)}"
             )
     device = pick_device("auto")
     answers: dict[int, list[Outputs]] = {}
@@ -150,8 +151,9 @@ def _by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> N
         check_sizes(checkpoint.model, [base])
         member = Member(checkpoint.model.to(device).eval(), preprocess)
         # The pictures are those of the first run's split, made as this network wants them.
-        data = _data(args, replace(checkpoints[0], preprocess=preprocess), base, whole=bool(args.crops))
-        name, split = _split(data, args.split)
+        like = replace(checkpoints[0], preprocess=preprocess)
+        data = data_of_run(like, base, source=args.data, root=args.root, limit=args.limit, whole=bool(args.crops))
+        name, split = split_of(data, args.split)
         for crops in args.crops or [1]:
             print(f"network {number} of {len(checkpoints)}, {crops} crops", file=sys.stderr)
             if crops == 1:
@@ -193,14 +195,3 @@ def _plot_file(args: argparse.Namespace) -> Path | None:
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{folder}: you may not write there; name another folder with --out")
     return folder / "sizes.png"
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _split(data: "Dataset", name: str | None) -> "tuple[str, Split]":
-    for candidate in [name] if name else ["test", "validation", "train"]:
-        if getattr(data, candidate):
-            return candidate, getattr(data, candidate)
-    raise ValueError(f"{data.source} has no {name} pictures")
