@@ -119,5 +119,3 @@ def in_groups(shapes: Sequence[tuple[int, int]], pixels: int, most: int) -> Iter
         height, width = taller, wider
     if group:
         yield group
-
-
