@@ -1,8 +1,8 @@
 """The first layer's filters, and how near each is to a Gabor function.
 
-A Gabor function is a wave under a Gaussian window; cells of the visual cortex answer much like it (Daugman, 1985), and
-the first layers of networks trained on photographs become alike (Krizhevsky et al., 2012). Whether one's own network
-has any is measured here: by least squares, and against the same filters with their pixels in random order.
+A Gabor function is a wave under a Gaussian window; cells of the visual cortex answer much like it (Daugman, 1985),
+and the first layers of networks trained on photographs become alike (Krizhevsky et al., 2012). Whether one's own
+network has any is measured here: by least squares, and against the same filters with their pixels in random order.
 """
 
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ def _wave(p: Array, x: Array, y: Array) -> Array:
 
 
 def _starts(height: int, width: int) -> tuple[list[tuple[float, float, float]], Array]:
-    """(window, angle, frequency) of every start, and its cosine and sine waves (starts, pixels, 2), orthonormal."""
+    """(window, angle, frequency) of every start, and its cosine and sine waves (starts, pixels, 2)."""
     x, y = _places(height, width)
     starts = [
         (share * max(height, width), angle, frequency)
@@ -110,13 +110,8 @@ def _starts(height: int, width: int) -> tuple[list[tuple[float, float, float]], 
         for angle in ANGLES
         for frequency in FREQUENCIES
     ]
-    waves = [
-        np.linalg.qr(
-            np.stack([_wave(np.array([1, 0, 0, s, s, a, f, phase]), x, y) for phase in (0.0, -np.pi / 2)], 1)
-        )[0]
-        for s, a, f in starts
-    ]
-    return starts, np.stack(waves)
+    pairs = [[_wave(np.array([1, 0, 0, s, s, a, f, phase]), x, y) for phase in (0, -np.pi / 2)] for s, a, f in starts]
+    return starts, np.stack(pairs).transpose(0, 2, 1)
 
 
 def _fit(
@@ -130,20 +125,19 @@ def _fit(
     half = max(float(np.abs(axis).max()) for axis in places) + 0.5
     low = [-np.inf, -half, -half, 0.3, 0.3, -np.inf, 0.0, -np.inf]
     high = [np.inf, half, half, 2 * half, 2 * half, np.inf, 0.5, np.inf]
-    caught = (np.einsum("spi,p->si", waves, pattern) ** 2).sum(1)
-    best = None
+
+    def misses(p: Array) -> Array:
+        return _wave(p, *places) - pattern
+
+    # Of every start the best cosine and sine parts, in closed form; what they catch of the pattern ranks the starts.
+    parts = np.linalg.pinv(waves) @ pattern
+    caught = ((waves @ parts[..., None])[..., 0] * pattern).sum(1)
+    found = []
     for number in np.argsort(-caught)[:REFINED]:
-        window, angle, frequency = starts[number]
-        x, y = places
-        pair = np.stack(
-            [_wave(np.array([1, 0, 0, window, window, angle, frequency, p]), x, y) for p in (0.0, -np.pi / 2)], 1
-        )
-        cosine, sine = np.linalg.lstsq(pair, pattern, rcond=None)[0]
-        start = [np.hypot(cosine, sine), 0, 0, window, window, angle, max(frequency, 1e-3), np.arctan2(-sine, cosine)]
-        found = search(lambda p: _wave(p, x, y) - pattern, start, bounds=(low, high), max_nfev=40)
-        if best is None or found.cost < best.cost:
-            best = found
-    assert best is not None
-    scale = np.sqrt(power)
-    gabor = Gabor(best.x[0] * scale, *best.x[1:].tolist())
+        (window, angle, frequency), (cosine, sine) = starts[number], parts[number]
+        amplitude, phase = np.hypot(cosine, sine), np.arctan2(-sine, cosine)
+        start = [amplitude, 0, 0, window, window, angle, max(frequency, 1e-3), phase]
+        found.append(search(misses, start, bounds=(low, high), max_nfev=40))
+    best = min(found, key=lambda each: each.cost)
+    gabor = Gabor(best.x[0] * np.sqrt(power), *best.x[1:].tolist())
     return Fit(gabor, tuple(left[:, 0].tolist()), float(min(1.0, 1.0 - sizes[0] ** 2 + 2 * best.cost)))

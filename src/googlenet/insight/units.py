@@ -37,16 +37,14 @@ class Activity(NamedTuple):
 class Blocks(NamedTuple):
     """Units in an order that puts correlated ones side by side, cut into `sizes` of blocks along the diagonal.
 
-    Of the squared correlation off the diagonal the blocks hold the share `held`; the same sizes in a random order hold
-    `by_chance`, which is also the blocks' share of the area; and clusters of as many units that share nothing, found
-    in the same way, hold `of_noise`. All in 0..1.
+    Of the squared correlation off the diagonal the blocks hold the share `held`; in a random order blocks of these
+    sizes hold `by_chance` on average, which is their share of the area. Both in 0..1.
     """
 
     order: list[int]
     sizes: list[int]
     held: float
     by_chance: float
-    of_noise: float
 
 
 def layer_samples(model: Network, layer: str, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Tensor]:
@@ -80,28 +78,26 @@ def correlations(samples: Iterable[Tensor]) -> Activity:
     return Activity(matrix.numpy(), units, len(power) - len(units), count)
 
 
-def cluster(activity: Activity, blocks: int | None = None, seed: int = 0) -> Blocks:
-    """Average linkage on 1 - correlation, cut into so many `blocks` (unset: the root of the number of units).
+def independent(units: int, samples: int, seed: int = 0) -> Array:
+    """The correlations of so many units that have nothing to do with each other, from so many samples (2 at least).
 
-    What chance gives is measured on units that are independent by making, with as many samples (5,000 at most), and
-    computed for a random order. ValueError where fewer than three units ever change; FailedError without SciPy.
+    Clustering finds blocks in any matrix: these are what it finds where there are none.
     """
-    matrix = activity.matrix
-    if len(matrix) < 3:
-        raise ValueError(f"only {len(matrix)} of the layer's units ever change: there is nothing to cluster")
-    wanted = min(len(matrix), blocks or max(2, round(len(matrix) ** 0.5)))
-    order, sizes = _clustered(matrix, wanted)
-    noise = np.random.default_rng(seed).standard_normal((min(activity.samples, 5000), len(matrix)))
-    unrelated = np.corrcoef(noise.T) if len(noise) > 1 else np.eye(len(matrix))
-    noise_order, noise_sizes = _clustered(unrelated, wanted)
-    pairs = sum(size * (size - 1) for size in sizes)
-    return Blocks(
-        order,
-        sizes,
-        held_by_blocks(matrix, order, sizes),
-        pairs / (len(matrix) * (len(matrix) - 1)),
-        held_by_blocks(unrelated, noise_order, noise_sizes),
-    )
+    return np.corrcoef(np.random.default_rng(seed).standard_normal((units, samples)))
+
+
+def cluster(matrix: Array, blocks: int | None = None) -> Blocks:
+    """Ward's clustering of the units, cut into so many `blocks` (unset: the root of the number of units).
+
+    The distance of two units is that of their standardised outputs, sqrt(2 - 2 correlation). ValueError for fewer
+    than three units; FailedError without SciPy.
+    """
+    count = len(matrix)
+    if count < 3:
+        raise ValueError(f"only {count} of the layer's units ever change: there is nothing to cluster")
+    order, sizes = _clustered(matrix, min(count, blocks or max(2, round(count**0.5))))
+    area = sum(size * (size - 1) for size in sizes) / (count * (count - 1))
+    return Blocks(order, sizes, held_by_blocks(matrix, order, sizes), area)
 
 
 def held_by_blocks(matrix: Array, order: list[int], sizes: list[int]) -> float:
@@ -121,9 +117,9 @@ def _clustered(matrix: Array, blocks: int) -> tuple[list[int], list[int]]:
         from scipy.spatial.distance import squareform
     except ImportError:
         raise FailedError("clustering needs SciPy: pip install 'googlenet[insight]'") from None
-    distance = np.clip(1.0 - matrix, 0.0, 2.0)
+    distance = np.sqrt(2 * np.clip(1.0 - matrix, 0.0, 2.0))
     np.fill_diagonal(distance, 0.0)
-    tree = linkage(squareform(distance, checks=False), method="average")
+    tree = linkage(squareform(distance, checks=False), method="ward")
     order = leaves_list(tree)
     labels = cut_tree(tree, blocks).ravel()[order]
     # A cluster's leaves lie side by side in the tree's order.
