@@ -56,7 +56,7 @@ class Asked:
     @property
     def model(self) -> Network:
         """In evaluation mode, on the device."""
-        return self.checkpoint.model
+        return self.checkpoint.network
 
     @property
     def about(self) -> str:
@@ -100,18 +100,18 @@ def ask(args: argparse.Namespace) -> Asked:
     """Read the network and the pictures; ValueError for what cannot be used, before anything is computed."""
     checkpoint = load(args.run)
     size = checkpoint.preprocess.size if args.size is None else args.size
-    check_sizes(checkpoint.model, [size])
+    check_sizes(checkpoint.network, [size])
     if args.sizes:
-        check_sizes(checkpoint.model, args.sizes)
+        check_sizes(checkpoint.network, args.sizes)
     if args.stage is not None:
-        layer_of(checkpoint.model, args.stage)
+        layer_of(checkpoint.network, args.stage)
     if args.label is not None and args.label not in checkpoint.classes:
         raise ValueError(
             f"the network knows no class {args.label!r}{nearest(args.label, checkpoint.classes)}; "
             f"it has {len(checkpoint.classes)}"
         )
     device = pick_device("auto")
-    checkpoint.model.to(device)
+    checkpoint.network.to(device)
     return Asked(args, checkpoint, device, size, _given(args.images, checkpoint.preprocess.channels))
 
 
