@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 # Where a result goes, but for docs/performance.md.
-PAGES = {"family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md"}
+PAGES = {"family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md"}
 IMAGES = DOCS / "images"
 
 Found = dict[str, Any]
@@ -86,6 +86,22 @@ def finetune(found: Found) -> str:
     rows.append(["mean (sd)", "", f"{found['mean']:.4f} ({found['sd']:.4f})", ""])
     head = ["seed", "validation (12 pictures, chosen by)", f"{found['pictures']} others", "seconds"]
     return table(head, rows) + f"\n\n{' and '.join(found['classes'])}; torch {found['torch']}."
+
+
+def cam_peak(found: Found) -> str:
+    """How often the map's peak lies in the garment's box, and how often anything would."""
+    low, high = found["interval"]
+    rows: list[list[object]] = [
+        ["the map of the network's answer", f"**{found['inside']:.3f}** ({low:.3f}-{high:.3f})"],
+        ["the map of the true class", f"{found['inside_true_class']:.3f}"],
+        ["the map of a network that has learned nothing", f"{found['inside_untrained']:.3f}"],
+        ["a place by chance: the boxes' mean share of the picture", f"{found['inside_by_chance']:.3f}"],
+    ]
+    return (
+        f"{table(['peak of', 'inside the box (95 % interval)'], rows)}\n\n{found['scenes']} scenes of {found['side']} px, "
+        f"maps of {found['map']}x{found['map']}; top-1 on them {found['top1']:.3f}. Trained on {found['train']:,} scenes "
+        f"in {found['seconds']:.0f} s; {found['threads']} threads, torch {found['torch']}; one seed."
+    )
 
 
 def scales(found: Found) -> str:
@@ -236,6 +252,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "step_profile": step_profile,
     "decoding": decoding,
     "finetune": finetune,
+    "cam_peak": cam_peak,
     "scales": scales,
     "chapter": curve,
     "search": search,
