@@ -14,6 +14,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 # Where a result goes, but for docs/performance.md.
 PAGES = {"family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md"}
+PAGES = {"family": "family.md", "plain_start": "family.md", "serving": "serving.md", "hostile": "serving.md"}
 IMAGES = DOCS / "images"
 
 Found = dict[str, Any]
@@ -244,6 +245,30 @@ def ensemble(found: Found) -> str:
             f"{speed['plain_per_second']} a second of the same tensors in plain batches. **Ratio: {speed['ratio']}.**"
         )
     return text
+def serving(found: Found) -> str:
+    """The server beside its engine, and what became of every request."""
+    rows = [
+        [name, phase["seconds"], ", ".join(f"{count:,} x {status}" for status, count in phase["answers"].items()),
+         phase["wrong"], phase["lost"]]
+        for name, phase in found["phases"].items()
+    ]  # fmt: skip
+    engine = " and ".join(str(rate) for rate in found["engine_pictures_per_second"])
+    return (
+        f"`{found['model']}` at {found['size']} px, {found['connections']} connections, batches of at most "
+        f"{found['batch']}, {found['threads']} threads: **{found['pictures_per_second']} pictures/s**; the engine alone, "
+        f"before and after, {engine}: a ratio of {found['ratio']}. Resident memory along the load: "
+        f"{', '.join(map(str, found['memory_mb']))} MB. Exit code after SIGTERM: {found['exit_code']}.\n\n"
+        + table(["load", "seconds", "answers", "wrong", "lost"], rows)
+def hostile(found: Found) -> str:
+    """How many requests, what they were answered, what the memory did."""
+    statuses: dict[str, int] = {}
+    for kind, count in found["by_status"].items():
+        statuses[kind.split()[1]] = statuses.get(kind.split()[1], 0) + count
+    rows: list[list[object]] = [[status, f"{count:,}"] for status, count in sorted(statuses.items())]
+    memory = found["memory_mb"]
+        f"{table(['status', 'answers'], rows)}\n\n{found['requests']:,} requests in {found['seconds']} s, "
+        f"{len(found['problems'])} of them answered 5xx, in another shape, or not at all. Resident memory "
+        f"{memory['after 300']} MB after the first 300, {memory['at the end']} MB at the end."
 
 
 SECTIONS: dict[str, Callable[[Found], str]] = {
@@ -259,6 +284,8 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "family": family,
     "plain_start": plain_start,
     "ensemble": ensemble,
+    "serving": serving,
+    "hostile": hostile,
 }
 
 

@@ -12,6 +12,8 @@ from hypothesis import settings
 
 from googlenet.data.fashion_mnist import find_fashion_mnist
 
+pytest_plugins = ["servers"]
+
 # Times vary with whatever else the machine does; what is checked does not.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
