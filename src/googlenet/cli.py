@@ -23,6 +23,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": verbs.train,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
+    "export": verbs.export,
+    "benchmark": verbs.benchmark,
     "convert": verbs.convert,
 }
 

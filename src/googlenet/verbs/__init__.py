@@ -4,11 +4,13 @@ A file is a verb, or verbs that share a subject. Heavy imports stand in the func
 uses and `--help` stays quick.
 """
 
+from .benchmark import benchmark
 from .catalogue import models, summary
 from .convert import convert
 from .evaluate import evaluate
+from .export import export
 from .fetch import fetch
 from .predict import predict
 from .train import train
 
-__all__ = ["convert", "evaluate", "fetch", "models", "predict", "summary", "train"]
+__all__ = ["benchmark", "convert", "evaluate", "export", "fetch", "models", "predict", "summary", "train"]
