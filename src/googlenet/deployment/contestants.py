@@ -53,7 +53,7 @@ def eager(about: Mapping[str, Any], threads: int) -> Maker:
     else:
         from .peers import peer_network
 
-        model = peer_network(about["library"], about["name"], about["classes"], tensors)
+        model = peer_network(about["library"], about["name"], about["classes"], about["channels"], tensors)
 
     def make(size: int, batch: int) -> Call:
         pixels = torch.randint(0, 256, (batch, about["channels"], size, size), dtype=torch.uint8)

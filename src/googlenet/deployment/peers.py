@@ -16,19 +16,26 @@ class Pixels(NamedTuple):
     std: tuple[float, ...]
 
 
-def peer_network(library: str, name: str, classes: int, tensors: Mapping[str, Tensor] | None) -> nn.Module:
-    """torchvision's or timm's network in evaluation mode, with the weights `tensors` or fresh ones."""
+def peer_network(
+    library: str, name: str, classes: int, channels: int, tensors: Mapping[str, Tensor] | None
+) -> nn.Module:
+    """torchvision's or timm's network in evaluation mode, with the weights `tensors` or fresh ones.
+
+    torchvision's takes three channels; for another number its first convolution is made anew.
+    """
     torch.manual_seed(0)
     if library == "torchvision":
         from torchvision import models
 
         model: Any = models.get_model(
-            name, weights=None, num_classes=classes, aux_logits=False, init_weights=tensors is None
+            name, weights=None, num_classes=classes, aux_logits=False, init_weights=False
         )
+        if channels != 3:
+            model.conv1.conv = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
     else:
         import timm
 
-        model = timm.create_model(name, num_classes=classes)
+        model = timm.create_model(name, num_classes=classes, in_chans=channels)
     if tensors is not None:
         model.load_state_dict(tensors)
     network: nn.Module = model.eval()

@@ -14,9 +14,9 @@ from ..data.loader import PIXELS_AT_ONCE
 from ..data.pictures import read_pixels
 from ..data.preprocess import Preprocess
 from ..data.stream import Stream
+from ..models.ensemble import average_logits
 from .crops import Crops, How, answer, scales
 from .metrics import Outputs, scores
-from .scales import average_logits
 from .significance import Interval, bootstrap_interval
 
 # Crops of a square picture that are computed at once: two thirds of a scale's (the other third are those squares

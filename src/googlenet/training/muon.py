@@ -53,9 +53,10 @@ def orthogonal(matrix: Tensor, rounds: int) -> Tensor:
     (rows, columns) -> float32 of the same shape. A zero matrix stays zero.
     """
     a, b, c = QUINTIC
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    tall = matrix.shape[0] > matrix.shape[1]
+    x: Tensor = matrix.T if tall else matrix
     x = (x / (x.norm() + 1e-8)).bfloat16()
     for _ in range(rounds):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+    return (x.T if tall else x).to(matrix.dtype)

@@ -82,7 +82,7 @@ def load(recipe: Recipe) -> Dataset:
         fit=recipe.data.fit,
         unreadable=recipe.data.unreadable,
         limit=recipe.data.limit,
-        seed=recipe.seed,
+        seed=recipe.split_seed,
         resident=recipe.data.resident,
         workers=recipe.data.workers,
     )

@@ -7,10 +7,24 @@ uses and `--help` stays quick.
 from .benchmark import benchmark
 from .catalogue import models, summary
 from .convert import convert
+from .ensemble import ensemble
 from .evaluate import evaluate
+from .explain import explain
 from .export import export
 from .fetch import fetch
 from .predict import predict
 from .train import train
 
-__all__ = ["benchmark", "convert", "evaluate", "export", "fetch", "models", "predict", "summary", "train"]
+__all__ = [
+    "benchmark",
+    "convert",
+    "ensemble",
+    "evaluate",
+    "explain",
+    "export",
+    "fetch",
+    "models",
+    "predict",
+    "summary",
+    "train",
+]

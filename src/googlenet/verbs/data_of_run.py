@@ -36,7 +36,7 @@ def data_of_run(
         channels=checkpoint.preprocess.channels,
         unreadable=options.unreadable,
         limit=limit or (options.limit if own else None),
-        seed=checkpoint.recipe.seed,
+        seed=checkpoint.recipe.split_seed,
         resident=False if whole else options.resident,
         workers=options.workers,
     )

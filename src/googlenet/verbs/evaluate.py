@@ -124,7 +124,7 @@ def _norms_for(checkpoint: "Checkpoint", data: "Dataset", batches: int) -> "Call
 
     def fit_to(size: int) -> None:
         like = replace(checkpoint.preprocess, size=size)
-        reestimate(checkpoint.model, plain_batches(recipe, data.train, like))
+        reestimate(checkpoint.network, plain_batches(recipe, data.train, like))
 
     return fit_to
 
