@@ -54,8 +54,10 @@ def test_commands(page: Path, desk: Path) -> None:
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += SHORT
+        if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
+            arguments += [*SHORT, "--members=2"]
         if arguments[0] == "evaluate" and "--limit" not in arguments:
-            arguments += ["--limit", "200"]
+            arguments += ["--limit", "20" if "--crops" in arguments else "200"]
         done = googlenet(*arguments, cwd=desk)
         assert done.code == 0, f"{line}\n{done.err}"
 

@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "explain": verbs.explain,
     "export": verbs.export,
     "benchmark": verbs.benchmark,
+    "serve": verbs.serve,
     "convert": verbs.convert,
 }
 

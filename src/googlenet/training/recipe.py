@@ -53,7 +53,8 @@ class Data:
     """The pictures.
 
     Attributes:
-        source: fashion-mnist, folder:PATH with a folder per class, or shards:PATH or shards:URL of tar files.
+        source: fashion-mnist, folder:PATH with a folder per class, imagenet:PATH, or shards:PATH or shards:URL of tar
+            files.
         root: where the data lies, looked at first.
         validation: training pictures held out: a count from 1 up, or a fraction below 1.
         seed: chooses which pictures are held out; that of the recipe where unset.

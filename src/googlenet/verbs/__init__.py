@@ -13,6 +13,7 @@ from .explain import explain
 from .export import export
 from .fetch import fetch
 from .predict import predict
+from .serve import serve
 from .train import train
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "fetch",
     "models",
     "predict",
+    "serve",
     "summary",
     "train",
 ]

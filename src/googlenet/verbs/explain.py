@@ -58,13 +58,24 @@ def explain(argv: list[str]) -> None:
 
     from ..files import write_atomically
     from ..insight.page import Section, render_page
-    from .explained import QUESTIONS, ask
+    from . import about_networks, about_pictures
+    from .asked import ask
 
+    questions = {
+        "cam": about_pictures.cam_answer,
+        "gradcam": about_pictures.gradcam_answer,
+        "scales": about_pictures.scales_answer,
+        "filters": about_networks.filters_answer,
+        "paths": about_networks.paths_answer,
+        "depth": about_networks.depth_answer,
+        "gradients": about_networks.gradients_answer,
+        "units": about_networks.units_answer,
+    }
     folder = _folder(args.out)
     asked = ask(args)
     sections, document = [], {}
     for what in args.what:
-        found = QUESTIONS[what](asked)
+        found = questions[what](asked)
         document[what] = found.figures
         sections.append(Section(found.title, found.pictures, found.lines))
     pictures = [picture for section in sections for picture in section.pictures]
