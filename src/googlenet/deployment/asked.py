@@ -30,7 +30,7 @@ class Asked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels 0..255, float (n, channels, h, w), as `raw` gives them -> logits (n, classes)."""
-        return self.engine(whole_numbers(x))
+        return self.engine(whole_numbers(x.cpu()))
 
 
 def outputs(engine: Engine, split: Split, size: int | None = None) -> Outputs:
