@@ -86,7 +86,7 @@ def test_the_parity_report_has_every_engine_size_and_batch(folder: Path) -> None
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_int8(name: str, folder: Path, smoke_run: Path, test_pictures: Split) -> None:
-    """The int8 file is what answers unless float32 is asked for; it is smaller, near, and its loss is written down."""
+    """The int8 file is what answers unless float32 is asked for; it is smaller, near; its loss is written down."""
     about = json.loads((folder / "model.json").read_text())
     pixels = test_pictures.images
     exact = open_engine(folder, f"{name}:float32", 1)(pixels)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...evaluation.scales import average_logits
+from ...models.ensemble import average_logits
 from .batching import Batcher, Done
 from .decoding import Decoded, Decoder
 from .errors import RequestError
