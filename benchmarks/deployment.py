@@ -82,7 +82,12 @@ def main() -> None:
         sides += peer_sides(trained, cases, work)
         rows = measure(sides, cases, [options.threads], options.seconds, options.rounds)
     found = ratios(rows, done)
-    about = {"threads": options.threads, "rounds": options.rounds, "seconds": options.seconds, "cores": os.cpu_count()}
+    about = {
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "cores": os.cpu_count(),
+    }
     about |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "versions": dict(done.description.versions)}
     lines = [*table(rows), *(f"{key}: {value}" for key, value in found.items())]
     print("\n".join(lines), file=sys.stderr if options.json else sys.stdout)

@@ -92,7 +92,13 @@ def main() -> None:
             rows.append({"name": name, **member(name, sample, Path(place), options.threads)})
             print(f"{rows[-1]}, {time.perf_counter() - started:.0f} s", file=sys.stderr)
         everything = whole_test_set(Path(place), options.threads)
-    document = {"bound": parity.BOUND, "rows": rows, "pictures": 10_000, "all": everything, "torch": torch.__version__}
+    document = {
+        "bound": parity.BOUND,
+        "rows": rows,
+        "pictures": 10_000,
+        "all": everything,
+        "torch": torch.__version__,
+    }
     print(json.dumps(document, indent=2) if options.json else everything)
 
 

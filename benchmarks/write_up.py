@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 # Where a result goes, but for docs/performance.md.
-PAGES = {"family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "deployment": "deploy.md", "export_parity": "deploy.md"}
+PAGES = {
+    "family": "family.md",
+    "plain_start": "family.md",
+    "ensemble": "ensembles.md",
+    "deployment": "deploy.md",
+    "export_parity": "deploy.md",
+}
 IMAGES = DOCS / "images"
 
 Found = dict[str, Any]
@@ -239,7 +245,17 @@ def deployment(found: Found) -> str:
         ]
         for row in found["rows"]
     ]  # fmt: skip
-    head = ["", "batch", "median ms", "p95 ms", "images/s", "first answer, ms", "memory, MB", "file, MB", "of a product"]
+    head = [
+        "",
+        "batch",
+        "median ms",
+        "p95 ms",
+        "images/s",
+        "first answer, ms",
+        "memory, MB",
+        "file, MB",
+        "of a product",
+    ]
     r, versions = found["ratios"], found["versions"]
     kept = ", ".join(r["left_in_float32"]) or "none"
     return (

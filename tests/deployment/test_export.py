@@ -95,7 +95,8 @@ def test_int8(name: str, folder: Path, smoke_run: Path, test_pictures: Split) ->
     gap = (found - exact).abs().max()
     assert 1e-4 < gap < 0.5 * exact.std()
     sizes = [
-        sum((folder / file).stat().st_size for file in about["engines"][key]["files"]) for key in (name, f"{name}:int8")
+        sum((folder / file).stat().st_size for file in about["engines"][key]["files"])
+        for key in (name, f"{name}:int8")
     ]
     assert sizes[1] < 0.5 * sizes[0]
     lost = about["int8"]["engines"][name]["drop"]
@@ -149,7 +150,12 @@ def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: S
 
 
 def test_predict_and_evaluate_ask_engines(
-    folder: Path, smoke_run: Path, test_pictures: Split, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    smoke_run: Path,
+    test_pictures: Split,
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of an exported folder and of a run; `auto` measures once and remembers."""
     Image.fromarray(test_pictures.images[0, 0].numpy()).save(tmp_path / "picture.png")
@@ -182,7 +188,9 @@ def test_colours_softmax_and_normalisation_across_channels(test_pictures: Split,
     preprocess = Preprocess(40, 3, (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
     model = package.create("googlenet", 5, width=0.25).eval()
     trained = Trained("googlenet", model, preprocess, tuple("abcde"))
-    done = export(trained, Pictures(pictures), tmp_path / "out", ["onnx", "openvino", "ncnn"], softmax=True, threads=1)
+    done = export(
+        trained, Pictures(pictures), tmp_path / "out", ["onnx", "openvino", "ncnn"], softmax=True, threads=1
+    )
     assert done.max_error < 1e-4 and done.top1 is None
     for name in ("onnxruntime", "openvino", "ncnn"):
         logits = open_engine(done.folder, name, 1)(pictures)

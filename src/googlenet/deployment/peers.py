@@ -27,9 +27,7 @@ def peer_network(
     if library == "torchvision":
         from torchvision import models
 
-        model: Any = models.get_model(
-            name, weights=None, num_classes=classes, aux_logits=False, init_weights=False
-        )
+        model: Any = models.get_model(name, weights=None, num_classes=classes, aux_logits=False, init_weights=False)
         if channels != 3:
             model.conv1.conv = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
     else:
