@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune family plain_start serving hostile)
+MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune family plain_start ensemble serving hostile)
 
 .PHONY: help setup demo test lint bench write-up clean
 

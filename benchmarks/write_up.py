@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 # Where a result goes, but for docs/performance.md.
-PAGES = {"family": "family.md", "plain_start": "family.md", "serving": "serving.md", "hostile": "serving.md"}
+PAGES = {
+    "family": "family.md",
+    "plain_start": "family.md",
+    "ensemble": "ensembles.md",
+    "serving": "serving.md",
+    "hostile": "serving.md",
+}
 IMAGES = DOCS / "images"
 
 Found = dict[str, Any]
@@ -186,8 +192,8 @@ def serving(found: Found) -> str:
     engine = " and ".join(str(rate) for rate in found["engine_pictures_per_second"])
     return (
         f"`{found['model']}` at {found['size']} px, {found['connections']} connections, batches of at most "
-        f"{found['batch']}, {found['threads']} threads: **{found['pictures_per_second']} pictures/s**; the engine alone, "
-        f"before and after, {engine}: a ratio of {found['ratio']}. Resident memory along the load: "
+        f"{found['batch']}, {found['threads']} threads: **{found['pictures_per_second']} pictures/s**; "
+        f"the engine alone, before and after, {engine}: a ratio of {found['ratio']}. Resident memory along the load: "
         f"{', '.join(map(str, found['memory_mb']))} MB. Exit code after SIGTERM: {found['exit_code']}.\n\n"
         + table(["load", "seconds", "answers", "wrong", "lost"], rows)
     )
@@ -207,6 +213,59 @@ def hostile(found: Found) -> str:
     )
 
 
+def ensemble(found: Found) -> str:
+    """The paper's table, what each cell gains, which crops help, and what they cost."""
+    crops = sorted({cell["crops"] for cell in found["table"]})
+    cells = {(cell["models"], cell["crops"]): cell for cell in found["table"]}
+
+    def shown(cell: Found) -> str:
+        low, high = cell["interval"]
+        return f"{1 - cell['top1']:.4f} [{1 - high:.4f}, {1 - low:.4f}] / {1 - cell['top5']:.4f}"
+
+    grid = table(
+        ["models", *(f"{count} crop{'s' if count > 1 else ''}" for count in crops)],
+        [[models, *(shown(cells[models, count]) for count in crops)] for models in sorted({m for m, _ in cells})],
+    )
+    gains = table(
+        ["against 1 model, 1 crop", "top-1 gained", "right only before", "right only now", "p (McNemar)", "ECE"],
+        [
+            [
+                f"{row['models']} model{'s' if row['models'] > 1 else ''}, {row['crops']} "
+                f"crop{'s' if row['crops'] > 1 else ''}",
+                f"{row['gain']:+.4f}", row["only_first"], row["only_second"], f"{row['p']:.2g}",
+                f"{cells[row['models'], row['crops']]['ece']:.4f}",
+            ]
+            for row in found["against_one_network_one_crop"]
+        ],
+    )  # fmt: skip
+    scales = table(
+        ["scale", "a crop's share of the picture", "centre", "four corners", "whole square", "all 12", "scales so far"],
+        [
+            [
+                f"{row['scale']} px", f"{row['area']:.0%}",
+                *(f"{row[kind]:.4f}" for kind in ("centre", "corners", "whole", "all", "scales_so_far")),
+            ]
+            for row in found["by_scale"]
+        ],
+    )  # fmt: skip
+    members = ", ".join(f"{member['top1']['1']:.4f}" for member in found["members"])
+    trained = sum(member["seconds"] for member in found["members"])
+    text = (
+        f"{grid}\n\nTop-1 error with its 95 % interval / top-5 error, on {found['images']:,} test pictures.\n\n{gains}"
+        f"\n\nThe first network's crops, scale by scale, top-1 accuracy (each with its mirror image):\n\n{scales}\n\n"
+        f"The members alone, 1 crop: {members}. Trained in {trained:.0f} s together; a network's answers took "
+        + ", ".join(f"{seconds} s with {count}" for count, seconds in found["seconds_a_network"].items())
+        + f" crops, in {found['precision']}. {found['threads']} threads, torch {found['torch']}."
+    )
+    if speed := found.get("speed"):
+        text += (
+            f"\n\n144 crops of {speed['pictures']:,} pictures at {speed['size']} px, of which "
+            f"{speed['crops_computed']:,} are distinct and computed: {speed['crops_per_second']} a second, and "
+            f"{speed['plain_per_second']} a second of the same tensors in plain batches. **Ratio: {speed['ratio']}.**"
+        )
+    return text
+
+
 SECTIONS: dict[str, Callable[[Found], str]] = {
     "throughput": throughput,
     "time_to_accuracy": time_to_accuracy,
@@ -220,6 +279,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "plain_start": plain_start,
     "serving": serving,
     "hostile": hostile,
+    "ensemble": ensemble,
 }
 
 

@@ -54,3 +54,10 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Pa
     done = googlenet("train", "fashion-mnist-smoke", "--out", run, "--json")
     assert done.code == 0, done.err
     return run
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import io
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -42,10 +41,10 @@ def hostile() -> Any:
 
 
 @contextmanager
-def served(*arguments: Any, **env: str) -> Iterator[Running]:
+def served(*arguments: Any, cwd: Path | None = None) -> Iterator[Running]:
     """``googlenet serve`` in a process of its own, on a free port."""
     command = [sys.executable, "-m", "googlenet.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data.preprocess import Preprocess
     from .models.catalogue import create, list_models
+    from .models.fusion import Fused, fuse
     from .models.layers import Logits
     from .models.network import Network
     from .training.checkpoint import Checkpoint, load
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("create", "list_models"), "models.catalogue"),
     **dict.fromkeys(("Checkpoint", "load"), "training.checkpoint"),
+    **dict.fromkeys(("Fused", "fuse"), "models.fusion"),
     "Logits": "models.layers",
     "Network": "models.network",
     "Preprocess": "data.preprocess",
@@ -34,6 +36,8 @@ _HOME = {
 __all__ = [  # noqa: RUF022  as above
     "create",
     "list_models",
+    "Fused",
+    "fuse",
     "Checkpoint",
     "load",
     "Logits",

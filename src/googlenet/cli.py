@@ -21,8 +21,10 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "summary": verbs.summary,
     "fetch": verbs.fetch,
     "train": verbs.train,
+    "ensemble": verbs.ensemble,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
+    "explain": verbs.explain,
     "serve": verbs.serve,
     "convert": verbs.convert,
 }

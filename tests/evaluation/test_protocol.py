@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 
 import googlenet as package
 from conftest import googlenet
+from googlenet.cli import main
 from googlenet.data.pictures import to_tensor
 from googlenet.data.preprocess import Preprocess
 from googlenet.evaluation.crops import answer
@@ -17,6 +19,7 @@ from googlenet.training.checkpoint import Checkpoint, save_weights
 from googlenet.training.recipe import Data, Model, Recipe, Size
 
 CLASSES = ("round", "square")
+NAMES = ("googlenet_bn", "bn_inception")
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +82,20 @@ def test_the_papers_table(desk: Path) -> None:
         )
         assert row["interval"][0] <= row["top1"] <= row["interval"][1]
     assert found["top1"] == found["table"][-1]["top1"]
+    right = {name: {crops: by_hand(desk, name, crops).argmax(1) == labels for crops in (10, 144)} for name in NAMES}
+    for row in found["mcnemar"][1:]:
+        one, other = right["googlenet_bn"][row["crops"]], right["bn_inception"][row["crops"]]
+        pair = int((one & ~other).sum()), int((other & ~one).sum())
+        assert (row["run"], row["only_first"], row["only_second"]) == (str(second), *pair)
+        assert row["p"] == pytest.approx(scipy.stats.binomtest(pair[0], sum(pair)).pvalue if sum(pair) else 1.0)
+    assert [row["crops"] for row in found["mcnemar"]] == [1, 10, 144]
+    assert found["gain"]["top1"] == found["top1"] - found["table"][0]["top1"]
     assert found["images"] == 8
     lines = googlenet("evaluate", first, "--with", second, "--crops", "1,10").out.splitlines()
     assert lines[1].split() == ["models", "1", "crop", "10", "crops"]
     assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
+    assert lines[5].startswith("the first cell against the last: only the first is right on ")
+    assert lines[6].startswith(f"{first} against {second}, 1 crop: ") and "McNemar" in lines[6]
 
 
 @pytest.mark.parametrize("how", ["probability", "logit", "max"])
@@ -97,14 +110,23 @@ def test_combining(how: str) -> None:
     torch.testing.assert_close(combine(answers, how).exp(), expected)
 
 
-def test_wrong_usage(desk: Path) -> None:
+def test_wrong_usage(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = desk / "googlenet_bn.safetensors"
     for flags, said in (
         (["--crops", "7"], "1, 10 and 144"),
         (["--crops", "10", "--flip"], "leave --sizes and --flip off"),
         (["--sizes", "32,40", "--with", str(run)], "--size or --crops"),
+        (["--flip", "--with", str(run)], "--size or --crops"),
+        (["--calibrate", "--crops", "10"], "leave --crops and --with off"),
+        (["--calibrate", "--split", "validation"], "measure on another"),
     ):
-        called = googlenet("evaluate", run, *flags)
-        assert called.code == 2 and said in called.err
-    called = googlenet("evaluate", run, "--with", desk / "nowhere")
-    assert called.code == 1 and "no such file" in called.err
+        with pytest.raises(SystemExit) as left:
+            main(["evaluate", str(run), *flags])
+        err = capsys.readouterr().err
+        assert left.value.code == 2 and said in err and err.count("\n") == 1
+    for flags, said in (
+        (["--with", str(desk / "nowhere")], "no such file"),
+        (["--calibrate"], "has no validation part to fit a temperature to"),
+    ):
+        assert main(["evaluate", str(run), *flags]) == 1
+        assert said in capsys.readouterr().err

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.optim.swa_utils import update_bn
 
 import googlenet
 from conftest import googlenet as call
@@ -138,6 +139,22 @@ def test_command_line(smoke_run: Path, tmp_path: Path, fashion_mnist_folder: Pat
     assert answer["average"]["best_size"] == best["size"]
 
 
+def test_statistics_are_those_of_each_size(smoke_run: Path, fashion_mnist_folder: Path) -> None:
+    command = ("evaluate", smoke_run, "--sizes", "12,16", "--split", "validation", "--limit", 64, "--json")
+    answer = call(*command, "--reestimate", 0).json
+    data = load_dataset("fashion-mnist", root=str(fashion_mnist_folder), validation=5000, limit=64)
+    batch_size = googlenet.load(smoke_run).recipe.batch_size
+    assert batch_size >= 64, "one batch, whatever the order of its pictures"
+    losses = {}
+    for size in (12, 16):
+        fresh = googlenet.load(smoke_run)  # update_bn, PyTorch's own, as the reference
+        with torch.no_grad():
+            update_bn([fresh.preprocess(data.train.images, size)], fresh.model)
+            logits = fresh.model.eval()(fresh.preprocess(data.validation.images, size))
+        losses[size] = torch.nn.functional.cross_entropy(logits, data.validation.labels).item()
+    assert {row["size"]: row["loss"] for row in answer["rows"]} == pytest.approx(losses, rel=1e-4)
+
+
 def test_predict_averages_from_the_command_line(smoke_run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
     Image.radial_gradient("L").resize((28, 28)).save(picture)
@@ -162,6 +179,8 @@ def test_predict_averages_from_the_command_line(smoke_run: Path, tmp_path: Path)
         ("--sizes 16,x", 2, "such as 24,28,32"),
         ("--sizes 16 --size 16", 2, "not allowed"),
         ("--out there", 2, "--sizes"),
+        ("--crops 1 --reestimate 2", 2, "--reestimate goes with"),
+        ("--reestimate -1", 2, "0 or more"),
     ],
 )
 def test_wrong_usage(flags: str, code: int, said: str, smoke_run: Path) -> None:

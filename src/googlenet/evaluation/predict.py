@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..data.pictures import PictureError, picture_files, read_picture
 from ..data.preprocess import Preprocess
-from .scales import Mirrored, average_logits
+from ..models.ensemble import average_logits
+from .scales import Mirrored
 
 BATCH = 64
 STANDARD_INPUT = "-"

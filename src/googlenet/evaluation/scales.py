@@ -5,21 +5,21 @@ so that it can stand wherever logits do: softmax gives the averaged probabilitie
 """
 
 import io
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data.dataset import Split
 from ..data.loader import evaluation_batches
 from ..data.preprocess import Preprocess
+from ..models.ensemble import Ensemble, average_logits, networks_of
 from ..models.network import Network
 from ..models.summary import summarise
 from .metrics import Outputs, collect, scores
+from .progress import Advance, counted, unseen
 
 
 class AtSize(NamedTuple):
@@ -41,12 +41,6 @@ class SizeRow(NamedTuple):
     images_per_second: float
 
 
-def average_logits(views: Sequence[Tensor]) -> Tensor:
-    """Logits (n, classes) of several views of the same pictures -> logarithms of their mean probabilities."""
-    logs = torch.stack([view.double().log_softmax(dim=1) for view in views])
-    return logs.logsumexp(dim=0) - math.log(len(views))
-
-
 def average(outputs: Sequence[Outputs]) -> Outputs:
     """The mean probabilities of several answers to the same pictures."""
     return Outputs(average_logits([each.logits for each in outputs]), outputs[0].labels)
@@ -64,8 +58,8 @@ class Mirrored(nn.Module):
         return average_logits([self.model(x), self.model(x.flip(-1))])
 
 
-def check_sizes(model: Network, sizes: Sequence[int]) -> None:
-    """Raise ValueError unless the network takes every one of the sizes, each named once."""
+def check_sizes(model: Network | Ensemble, sizes: Sequence[int]) -> None:
+    """Raise ValueError unless the model takes every one of the sizes, each named once."""
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"the sizes {', '.join(map(str, sizes))} name one of them twice")
     if min(sizes) < model.min_size:
@@ -73,23 +67,39 @@ def check_sizes(model: Network, sizes: Sequence[int]) -> None:
 
 
 def answer_at_sizes(
-    model: Network, split: Split, preprocess: Preprocess, sizes: Sequence[int], *, flip: bool = False
+    model: Network | Ensemble,
+    split: Split,
+    preprocess: Preprocess,
+    sizes: Sequence[int],
+    *,
+    flip: bool = False,
+    fit_to: Callable[[int], None] | None = None,
+    advance: Advance = unseen,
 ) -> Iterator[AtSize]:
-    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image."""
+    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image.
+
+    `fit_to` is called with each size before it is asked about, to change the model for it. `advance` is told of the
+    pixels that are done.
+    """
     device = next(model.parameters()).device
     asked: nn.Module = Mirrored(model) if flip else model
     for size in sizes:
+        if fit_to:
+            fit_to(size)
         # The first batch of a size costs extra (buffers, choice of algorithms): run once before the clock starts.
         collect(asked, [next(evaluation_batches(split, preprocess, size))], device)
         started = time.perf_counter()
-        outputs = collect(asked, evaluation_batches(split, preprocess, size), device)
+        batches = counted(evaluation_batches(split, preprocess, size), advance, size**2)
+        outputs = collect(asked, batches, device)
         yield AtSize(size, outputs, time.perf_counter() - started)
 
 
-def size_row(model: Network, answer: AtSize, *, flip: bool = False) -> SizeRow:
+def size_row(model: Network | Ensemble, answer: AtSize, *, flip: bool = False) -> SizeRow:
     """The table's line of one size; auxiliary heads, which answer nothing, are not counted."""
-    counted = summarise(model, answer.size)
-    macs = counted.macs - sum(row.macs for row in counted.rows if row.name.startswith("aux_"))
+    macs = sum(
+        counted.macs - sum(row.macs for row in counted.rows if row.name.startswith("aux_"))
+        for counted in (summarise(network, answer.size) for network in networks_of(model))
+    )
     figures = scores(answer.outputs)
     return SizeRow(
         answer.size,

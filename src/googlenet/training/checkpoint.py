@@ -17,6 +17,7 @@ from torch import nn
 from ..data.preprocess import Preprocess
 from ..files import write_atomically
 from ..models.catalogue import create
+from ..models.ensemble import Ensemble
 from ..models.network import Network
 from ..models.weights import raise_unless_fits, shapes_of
 from .recipe import Recipe
@@ -31,17 +32,25 @@ WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network with all that is needed to use it.
+    """A trained network, or several that answer as one, with all that is needed to use it.
 
-    `model` is in evaluation mode. `preprocess` makes its input from pictures. `classes` names its outputs in
+    `model` is in evaluation mode, and answers whichever it is; `network` is for what only a single network has: its
+    stages, its weights' names. `preprocess` makes its input from pictures. `classes` names its outputs in
     order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
     """
 
-    model: Network
+    model: Network | Ensemble
     preprocess: Preprocess
     classes: tuple[str, ...]
     recipe: Recipe
     metrics: dict[str, Any]
+
+    @property
+    def network(self) -> Network:
+        """The single network; ValueError where there are several."""
+        if isinstance(self.model, Ensemble):
+            raise ValueError("this is an ensemble: name one of its members, such as RUN/member-1")
+        return self.model
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
@@ -61,12 +70,12 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
         "recipe": asdict(checkpoint.recipe),
         "metrics": checkpoint.metrics,
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.model.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.network.state_dict().items()}
     write_atomically(path, save(tensors, {"format": "pt", "googlenet": json.dumps(about, allow_nan=False)}))
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a run folder, or a .safetensors file of ours, to a `Checkpoint` on the CPU.
+    """Read a run folder, an ensemble's, or a .safetensors file of ours, to a `Checkpoint` on the CPU.
 
     Or the published weights of another library, by their name there: "torchvision:googlenet",
     "timm:inception_v3.tf_in1k"; see `foreign`. They are fetched by that library and kept.
@@ -74,11 +83,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Raises ValueError, naming the file and what to do, for anything else: a missing or damaged file, a pickle
     (never opened: it could run code), weights that do not fit the network they name.
     """
-    from . import foreign  # which makes checkpoints, and so imports this file
+    from . import ensemble, foreign  # which make checkpoints, and so import this file
 
     place = Path(path)
     if foreign.is_published(str(path)) and not place.exists():
         return foreign.load_published(str(path))
+    if ensemble.is_ensemble(place):
+        return ensemble.load_ensemble(place)
     if place.is_dir():
         if not (place / WEIGHTS).exists() and (place / RECIPE).exists():
             raise ValueError(f"{place}: a run without weights yet; continue it with googlenet train --resume {place}")

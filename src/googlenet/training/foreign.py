@@ -98,7 +98,7 @@ def export_tensors(checkpoint: Checkpoint, library: str, aux: bool = True) -> di
     name = checkpoint.recipe.model.name
     assert name is not None
     for choice in ("stem_stride", "pools", "pyramid", "width"):
-        usual, has = defaults(name).get(choice), checkpoint.model.arguments.get(choice)
+        usual, has = defaults(name).get(choice), checkpoint.network.arguments.get(choice)
         if has != usual:
             raise ValueError(
                 f"{library}'s network has {choice} {usual}, this one {has}: it would compute something else"
@@ -114,7 +114,7 @@ def export_tensors(checkpoint: Checkpoint, library: str, aux: bool = True) -> di
         raise ValueError(f"{library} has no network that is a {name}{hint}")
     if library.startswith("caffe"):
         raise ValueError("Caffe's files are read, not written")
-    ours = checkpoint.model.state_dict()
+    ours = checkpoint.network.state_dict()
     if not aux:
         ours = {key: value for key, value in ours.items() if not key.startswith(weights.AUXILIARY)}
     return weights.to_theirs(fitting[0], ours, name)

@@ -40,7 +40,7 @@ def reestimate(model: Network, batches: Iterable[Tensor]) -> None:
 
 
 def plain_batches(recipe: Recipe, train: Split, preprocess: Preprocess) -> Iterator[Tensor]:
-    """Training pictures at the test size, unchanged, in the order of the first epoch.
+    """Training pictures at the size of `preprocess`, unchanged, in the order of the first epoch.
 
     `recipe.reestimate_norm` batches of the recipe's batch size; 0 for all of them.
     """

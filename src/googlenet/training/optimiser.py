@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data.transfer import send
 from .layerwise import LayerwiseSGD
+from .muon import Muon
 from .recipe import Optimiser
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -35,6 +36,8 @@ def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimiz
             if options.layerwise:
                 return LayerwiseSGD(groups, options.lr, momentum=momentum, nesterov=nesterov)
             return torch.optim.SGD(groups, options.lr, momentum=momentum, nesterov=nesterov, fused=True)
+        case "muon":
+            return Muon(groups, options.lr, momentum=options.momentum, nesterov=options.nesterov)
         case "adamw":
             return torch.optim.AdamW(groups, options.lr, eps=options.eps, fused=True)
         case "rmsprop":

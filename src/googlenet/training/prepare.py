@@ -82,14 +82,16 @@ def load(recipe: Recipe) -> Dataset:
         fit=recipe.data.fit,
         unreadable=recipe.data.unreadable,
         limit=recipe.data.limit,
-        seed=recipe.seed,
+        seed=recipe.split_seed,
         resident=recipe.data.resident,
         workers=recipe.data.workers,
     )
 
 
 def check_fit(recipe: Recipe, model: Network, data: Dataset) -> None:
-    """Refuse sizes under the network's minimum, and batches too small for its normalisation."""
+    """Refuse sizes under the network's minimum, batches too small for its normalisation, and nothing to learn."""
+    if not data.train:
+        raise ValueError(f"{data.source} has no training pictures")
     smallest = min(*recipe.size.sizes, recipe.test_size)
     if smallest < model.min_size:
         hint = ", or model.pools padded" if recipe.model.pools == "ceil" else ""

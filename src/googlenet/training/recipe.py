@@ -53,9 +53,11 @@ class Data:
     """The pictures.
 
     Attributes:
-        source: fashion-mnist, folder:PATH with a folder per class, or shards:PATH or shards:URL of tar files.
+        source: fashion-mnist, folder:PATH with a folder per class, imagenet:PATH, or shards:PATH or shards:URL of tar
+            files.
         root: where the data lies, looked at first.
         validation: training pictures held out: a count from 1 up, or a fraction below 1.
+        seed: chooses which pictures are held out; that of the recipe where unset.
         normalise: dataset (subtract the training pixels' mean, divide by their deviation), none ([0, 1]), or weights
             (as the weights that the run starts from are used to).
         fit: how a picture becomes square: crop or stretch.
@@ -68,6 +70,7 @@ class Data:
     source: str = "fashion-mnist"
     root: str | None = None
     validation: float = 5000
+    seed: int | None = None
     normalise: Literal["dataset", "none", "weights"] = "dataset"
     fit: Fit = "crop"
     unreadable: Unreadable = "skip"
@@ -134,10 +137,10 @@ class Optimiser:
     """The optimiser.
 
     Attributes:
-        name: sgd, adamw or rmsprop.
+        name: sgd, adamw, rmsprop or muon (orthogonalised momentum).
         lr: the peak learning rate.
-        momentum: of sgd and rmsprop.
-        nesterov: look ahead, sgd only.
+        momentum: of sgd, muon and rmsprop.
+        nesterov: look ahead, sgd and muon only.
         weight_decay: pulls the weights of convolutions and linear layers, not biases and norms, to zero.
         alpha: the decay of rmsprop's squared gradients.
         eps: added to the root of adamw and rmsprop.
@@ -147,7 +150,7 @@ class Optimiser:
         layer_decay: multiplies it once more for each layer further from the head, in (0, 1].
     """
 
-    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    name: Literal["sgd", "adamw", "rmsprop", "muon"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.0
     nesterov: bool = False
@@ -203,7 +206,7 @@ class Recipe:
         min_steps: make more passes where these are fewer steps: a small folder needs them.
         batch_size: pictures a step, of all processes together.
         accumulate: cut each step's batch into so many parts, one after the other, where memory is short.
-        seed: of the initial weights, the order and every random change.
+        seed: of the initial weights, the order, the held-out pictures and every random change.
         ema: keep a moving average of the weights with this decay, in (0, 1), and deliver it; unset for none.
         reestimate_norm: at the end, average batch normalisation's statistics anew over so many batches of unchanged
             training pictures at the test size; 0 for all pictures, unset to leave them.
@@ -272,6 +275,7 @@ class Recipe:
             ("loss.label_smoothing must be in [0, 1)", 0 <= self.loss.label_smoothing < 1),
             ("loss.aux_weight must be 0 or more", self.loss.aux_weight >= 0),
             ("seed must be in 0..2147483647", 0 <= self.seed < 2**31),
+            ("data.seed must be in 0..2147483647", 0 <= self.split_seed < 2**31),
             ("checkpoint_minutes must be above 0", self.checkpoint_minutes > 0),
             ("ema must be in (0, 1)", self.ema is None or 0 < self.ema < 1),
             ("validate_every must be above 0", self.validate_every > 0),
@@ -286,6 +290,11 @@ class Recipe:
         ):  # fmt: skip
             if not holds:
                 raise ValueError(f"in the recipe, {what}")
+
+    @property
+    def split_seed(self) -> int:
+        """The seed that chooses the validation pictures."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def test_size(self) -> int:

@@ -72,8 +72,8 @@ def build_start(recipe: Recipe, start: Checkpoint | None, classes: tuple[str, ..
     else:
         model = build_model(recipe, len(start.classes), channels)
         own = model.state_dict()
-        tensors = start.model.state_dict()
-        if not start.model.aux_heads or not model.aux_heads:
+        tensors = start.network.state_dict()
+        if not start.network.aux_heads or not model.aux_heads:
             tensors = {key: value for key, value in tensors.items() if not key.startswith(AUXILIARY)}
             tensors |= {key: value for key, value in own.items() if key.startswith(AUXILIARY)}
         first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)) + ".weight"

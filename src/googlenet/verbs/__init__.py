@@ -6,10 +6,12 @@ uses and `--help` stays quick.
 
 from .catalogue import models, summary
 from .convert import convert
+from .ensemble import ensemble
 from .evaluate import evaluate
+from .explain import explain
 from .fetch import fetch
 from .predict import predict
 from .serve import serve
 from .train import train
 
-__all__ = ["convert", "evaluate", "fetch", "models", "predict", "serve", "summary", "train"]
+__all__ = ["convert", "ensemble", "evaluate", "explain", "fetch", "models", "predict", "serve", "summary", "train"]

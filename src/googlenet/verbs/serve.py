@@ -102,24 +102,22 @@ def serve(argv: list[str]) -> None:
 
 def open_run(place: str) -> "Opened":
     """A run, with its class activation maps."""
-    import torch
     from torch import Tensor
 
     from ..deployment.engine import TorchEngine
     from ..deployment.serving.models import Explained, Opened
+    from ..insight.cam import class_maps
     from ..training.checkpoint import load
 
     checkpoint = load(place)
     engine = TorchEngine(checkpoint.model, checkpoint.preprocess, checkpoint.classes)
 
     def explain(pixels: Tensor, label: int | None) -> Explained:
-        with torch.inference_mode():
-            model = checkpoint.model
-            last = model.forward_features(checkpoint.preprocess.normalise(pixels))
-            logits = model.forward_head(last)[0]
-            label = int(logits.argmax()) if label is None else label
-            weights = model.get_classifier().state_dict()["weight"][label]
-            return Explained(label, logits, torch.einsum("chw,c->hw", last[0], weights))
+        batch = checkpoint.preprocess.normalise(pixels)
+        if label is None:
+            label = int(engine(pixels).argmax())
+        found = class_maps(checkpoint.model, batch, [label])
+        return Explained(label, found.logits[0], found.maps[0, 0])
 
     return Opened(engine, checkpoint.model.min_size, explain)
 

@@ -3,15 +3,19 @@
 import shlex
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import FailedError, InterruptedRunError, NonFiniteLossError
-from .command import answer, verb_parser
+from .command import VerbParser, answer, verb_parser
+
+if TYPE_CHECKING:
+    from ..training.recipe import Recipe
 
 
 def train(argv: list[str]) -> None:
     """Train as a recipe says."""
     from ..training.checkpoint import load_recipe
-    from ..training.recipe_file import list_recipes, read_recipe, recipe_parser
+    from ..training.recipe_file import list_recipes, recipe_parser
 
     parser = verb_parser(
         "train",
@@ -38,15 +42,7 @@ def train(argv: list[str]) -> None:
             parser.error("--resume takes the run folder alone: the recipe is in it")
         out, recipe = Path(args.resume), load_recipe(Path(args.resume))
     else:
-        if not args.recipe:
-            parser.error("name a recipe: " + ", ".join(list_recipes()))
-        if flags and argv.index(flags[0]) < argv.index(args.recipe):
-            parser.error("name the recipe first, then the flags that change it")
-        read_recipe(args.recipe)
-        try:
-            recipe = read_recipe(args.recipe, flags)
-        except ValueError as error:
-            parser.error(str(error))
+        recipe = named_recipe(parser, args.recipe, flags, argv)
         out = Path(args.out or f"runs/{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
     from ..training import processes
@@ -87,3 +83,18 @@ def train(argv: list[str]) -> None:
             f"run: {fitted.run} (open {fitted.run / 'report.html'})",
         ],
     )
+
+
+def named_recipe(parser: VerbParser, name: str | None, flags: list[str], argv: list[str]) -> "Recipe":
+    """The recipe that the command line names, with the flags that it has for it."""
+    from ..training.recipe_file import list_recipes, read_recipe
+
+    if not name:
+        parser.error("name a recipe: " + ", ".join(list_recipes()))
+    if flags and argv.index(flags[0]) < argv.index(name):
+        parser.error("name the recipe first, then the flags that change it")
+    read_recipe(name)
+    try:
+        return read_recipe(name, flags)
+    except ValueError as error:
+        parser.error(str(error))

@@ -1,0 +1,54 @@
+"""Boxes: float (n, 4) of left, top, right, bottom in pixels, the right and bottom edges outside the last pixel.
+
+So a box around pixels 3 to 5 is (3, ..., 6, ...), its width 3. Every function gives new boxes.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image, nms
+
+__all__ = ["area", "batched_nms", "clip", "from_xywh", "iou", "mirror", "nms", "overlaps", "rescale", "to_xywh"]
+
+# Of the common form under this package's names.
+area, iou = box_area, box_iou
+
+
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """The part of each box that lies in a picture of `height` x `width`; of zero area where none does."""
+    clipped: Tensor = clip_boxes_to_image(boxes, (height, width))
+    return clipped
+
+
+def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+    """The share of each box's area that lies in each other one: (n, 4), (m, 4) -> (n, m) in 0..1.
+
+    What COCO measures against a crowd: a detection is a part of it, however large the crowd. 0 for an empty box.
+    """
+    corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    opposite = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    common = (opposite - corner).clamp_min(0).prod(dim=2)
+    areas: Tensor = box_area(boxes).unsqueeze(1)
+    return torch.where(areas > 0, common / areas.clamp_min(1e-12), 0.0)
+
+
+def rescale(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
+    """Boxes in a picture of `size` (height, width), as they lie in the picture resized to `new_size`."""
+    (height, width), (new_height, new_width) = size, new_size
+    across, down = new_width / width, new_height / height
+    return boxes * boxes.new_tensor([across, down, across, down])
+
+
+def mirror(boxes: Tensor, width: int) -> Tensor:
+    """Boxes in a picture of `width`, as they lie in its mirror image (left is right)."""
+    left, top, right, bottom = boxes.unbind(dim=1)
+    return torch.stack((width - right, top, width - left, bottom), dim=1)
+
+
+def from_xywh(boxes: Tensor) -> Tensor:
+    """COCO's (left, top, width, height) -> (left, top, right, bottom)."""
+    return torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
+
+
+def to_xywh(boxes: Tensor) -> Tensor:
+    """(left, top, right, bottom) -> COCO's (left, top, width, height)."""
+    return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1)

@@ -1,0 +1,52 @@
+"""The pictures of a network as one self-contained HTML page: opens offline, asks no server for anything."""
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..evaluation.report import PAGE, STYLE
+
+MORE_STYLE = "section img { width: 100%; max-width: 800px; height: auto; } section figure { margin: 0 0 1rem; }"
+
+
+class Picture(NamedTuple):
+    """A picture's `file` name, its `png`, and a sentence that says what it shows."""
+
+    file: str
+    png: bytes
+    caption: str
+
+
+class Section(NamedTuple):
+    """One question: its `title`, the `pictures` that answer it, and the `lines` of text that a terminal gets too."""
+
+    title: str
+    pictures: Sequence[Picture]
+    lines: Sequence[str]
+
+
+def render_page(title: str, about: str, sections: Sequence[Section]) -> str:
+    """The page; the sections in their order."""
+    return PAGE.format(
+        title=html.escape(title),
+        style=STYLE + MORE_STYLE,
+        about=html.escape(about),
+        tiles="",
+        sections="".join(map(section, sections)),
+    )
+
+
+def section(content: Section) -> str:
+    """One section's HTML."""
+    figures = "".join(
+        f"<figure><img alt='{html.escape(picture.caption, quote=True)}' src='{_data_url(picture.png)}'>"
+        f"<figcaption class='soft'>{html.escape(picture.caption)}</figcaption></figure>"
+        for picture in content.pictures
+    )
+    text = html.escape("\n".join(content.lines))
+    return f"<section><h2>{html.escape(content.title)}</h2>{figures}<pre>{text}</pre></section>"
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,61 @@
+"""Orthogonalised momentum: against the singular value decomposition, and step by step."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from googlenet.training.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (12, 12), (1, 9)])
+def test_directions_are_those_of_the_decomposition(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonal(matrix, 5)
+    # In the decomposition's own axes the result is diagonal, and its values near 1.
+    inside = left.T @ found @ right.T
+    values = inside.diagonal()
+    assert (values > 0.6).all() and (values < 1.3).all()
+    assert (inside - values.diag()).abs().max() < 0.1  # bfloat16 has three digits
+
+
+def test_zero_stays_zero() -> None:
+    assert not orthogonal(torch.zeros(3, 5), 5).any()
+
+
+def test_every_layer_moves_by_the_same_share_of_itself() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 5))
+    net[3].weight.data.mul_(20)
+    before = copy.deepcopy(dict(net.named_parameters()))
+    optimiser = Muon(net.parameters(), lr=0.01)
+    net(torch.randn(4, 3, 8, 8)).square().mean().backward()
+    optimiser.step()
+    for name, after in net.named_parameters():
+        if name == "0.bias":
+            continue  # its gradient is zero but for rounding: normalisation takes the bias away
+        length = before[name].norm().clamp_min(1) if after.ndim > 1 else torch.tensor(1.0)
+        torch.testing.assert_close((after - before[name]).norm(), 0.01 * length, rtol=1e-3, atol=1e-6)
+
+
+def test_its_state_goes_on() -> None:
+    def steps(net: nn.Linear, optimiser: Muon, numbers: range) -> None:
+        for number in numbers:
+            torch.manual_seed(number)
+            optimiser.zero_grad()
+            net(torch.randn(6, 7)).square().sum().backward()
+            optimiser.step()
+
+    torch.manual_seed(0)
+    whole = nn.Linear(7, 4)
+    first = copy.deepcopy(whole)
+    steps(whole, Muon(whole.parameters(), 0.1), range(4))
+    optimiser = Muon(first.parameters(), 0.1)
+    steps(first, optimiser, range(2))
+    second = copy.deepcopy(first)
+    resumed = Muon(second.parameters(), 0.1)
+    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    steps(second, resumed, range(2, 4))
+    assert torch.equal(whole.weight, second.weight)
