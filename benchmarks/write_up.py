@@ -17,6 +17,9 @@ PAGES = {
     "family": "family.md",
     "plain_start": "family.md",
     "ensemble": "ensembles.md",
+    "cam_peak": "insight.md",
+    "deployment": "deploy.md",
+    "export_parity": "deploy.md",
     "serving": "serving.md",
     "hostile": "serving.md",
 }
@@ -92,6 +95,22 @@ def finetune(found: Found) -> str:
     rows.append(["mean (sd)", "", f"{found['mean']:.4f} ({found['sd']:.4f})", ""])
     head = ["seed", "validation (12 pictures, chosen by)", f"{found['pictures']} others", "seconds"]
     return table(head, rows) + f"\n\n{' and '.join(found['classes'])}; torch {found['torch']}."
+
+
+def cam_peak(found: Found) -> str:
+    """How often the map's peak lies in the garment's box, and how often anything would."""
+    low, high = found["interval"]
+    rows: list[list[object]] = [
+        ["the map of the network's answer", f"**{found['inside']:.3f}** ({low:.3f}-{high:.3f})"],
+        ["the map of the true class", f"{found['inside_true_class']:.3f}"],
+        ["the map of a network that has learned nothing", f"{found['inside_untrained']:.3f}"],
+        ["a place by chance: the boxes' mean share of the picture", f"{found['inside_by_chance']:.3f}"],
+    ]
+    return (
+        f"{table(['peak of', 'inside the box (95 % interval)'], rows)}\n\n{found['scenes']} scenes of {found['side']} px, "
+        f"maps of {found['map']}x{found['map']}; top-1 on them {found['top1']:.3f}. Trained on {found['train']:,} scenes "
+        f"in {found['seconds']:.0f} s; {found['threads']} threads, torch {found['torch']}; one seed."
+    )
 
 
 def scales(found: Found) -> str:
@@ -182,6 +201,60 @@ def plain_start(found: Found) -> str:
     return f"{table(head, rows)}\n\nA guess has {found['guess']}. {found['steps']} steps, torch {found['torch']}."
 
 
+def ensemble(found: Found) -> str:
+    """The paper's table, what each cell gains, which crops help, and what they cost."""
+    crops = sorted({cell["crops"] for cell in found["table"]})
+    cells = {(cell["models"], cell["crops"]): cell for cell in found["table"]}
+
+    def shown(cell: Found) -> str:
+        low, high = cell["interval"]
+        return f"{1 - cell['top1']:.4f} [{1 - high:.4f}, {1 - low:.4f}] / {1 - cell['top5']:.4f}"
+
+    grid = table(
+        ["models", *(f"{count} crop{'s' if count > 1 else ''}" for count in crops)],
+        [[models, *(shown(cells[models, count]) for count in crops)] for models in sorted({m for m, _ in cells})],
+    )
+    gains = table(
+        ["against 1 model, 1 crop", "top-1 gained", "right only before", "right only now", "p (McNemar)", "ECE"],
+        [
+            [
+                f"{row['models']} model{'s' if row['models'] > 1 else ''}, {row['crops']} "
+                f"crop{'s' if row['crops'] > 1 else ''}",
+                f"{row['gain']:+.4f}", row["only_first"], row["only_second"], f"{row['p']:.2g}",
+                f"{cells[row['models'], row['crops']]['ece']:.4f}",
+            ]
+            for row in found["against_one_network_one_crop"]
+        ],
+    )  # fmt: skip
+    scales = table(
+        ["scale", "a crop sees", "centre", "four corners", "whole square", "all 12", "scales so far"],
+        [
+            [
+                f"{row['scale']} px", f"{row['area']:.0%}",
+                *(f"{row[kind]:.4f}" for kind in ("centre", "corners", "whole", "all", "scales_so_far")),
+            ]
+            for row in found["by_scale"]
+        ],
+    )  # fmt: skip
+    members = ", ".join(f"{member['top1']['1']:.4f}" for member in found["members"])
+    trained = sum(member["seconds"] for member in found["members"])
+    text = (
+        f"{grid}\n\nTop-1 error with its 95 % interval / top-5 error, on {found['images']:,} test pictures.\n\n"
+        f"{gains}\n\nThe first network's crops, scale by scale, top-1 accuracy (each with its mirror image):\n\n"
+        f"{scales}\n\nThe members alone, 1 crop: {members}. Trained in {trained:.0f} s together; "
+        "a network's answers took "
+        + ", ".join(f"{seconds} s with {count}" for count, seconds in found["seconds_a_network"].items())
+        + f" crops, in {found['precision']}. {found['threads']} threads, torch {found['torch']}."
+    )
+    if speed := found.get("speed"):
+        text += (
+            f"\n\n144 crops of {speed['pictures']:,} pictures at {speed['size']} px, of which "
+            f"{speed['crops_computed']:,} are distinct and computed: {speed['crops_per_second']} a second, and "
+            f"{speed['plain_per_second']} a second of the same tensors in plain batches. **Ratio: {speed['ratio']}.**"
+        )
+    return text
+
+
 def serving(found: Found) -> str:
     """The server beside its engine, and what became of every request."""
     rows = [
@@ -213,57 +286,47 @@ def hostile(found: Found) -> str:
     )
 
 
-def ensemble(found: Found) -> str:
-    """The paper's table, what each cell gains, which crops help, and what they cost."""
-    crops = sorted({cell["crops"] for cell in found["table"]})
-    cells = {(cell["models"], cell["crops"]): cell for cell in found["table"]}
-
-    def shown(cell: Found) -> str:
-        low, high = cell["interval"]
-        return f"{1 - cell['top1']:.4f} [{1 - high:.4f}, {1 - low:.4f}] / {1 - cell['top5']:.4f}"
-
-    grid = table(
-        ["models", *(f"{count} crop{'s' if count > 1 else ''}" for count in crops)],
-        [[models, *(shown(cells[models, count]) for count in crops)] for models in sorted({m for m, _ in cells})],
-    )
-    gains = table(
-        ["against 1 model, 1 crop", "top-1 gained", "right only before", "right only now", "p (McNemar)", "ECE"],
+def deployment(found: Found) -> str:
+    """Every side at 224 px, and the ratios."""
+    rows = [
         [
-            [
-                f"{row['models']} model{'s' if row['models'] > 1 else ''}, {row['crops']} "
-                f"crop{'s' if row['crops'] > 1 else ''}",
-                f"{row['gain']:+.4f}", row["only_first"], row["only_second"], f"{row['p']:.2g}",
-                f"{cells[row['models'], row['crops']]['ece']:.4f}",
-            ]
-            for row in found["against_one_network_one_crop"]
-        ],
-    )  # fmt: skip
-    scales = table(
-        ["scale", "a crop's share of the picture", "centre", "four corners", "whole square", "all 12", "scales so far"],
-        [
-            [
-                f"{row['scale']} px", f"{row['area']:.0%}",
-                *(f"{row[kind]:.4f}" for kind in ("centre", "corners", "whole", "all", "scales_so_far")),
-            ]
-            for row in found["by_scale"]
-        ],
-    )  # fmt: skip
-    members = ", ".join(f"{member['top1']['1']:.4f}" for member in found["members"])
-    trained = sum(member["seconds"] for member in found["members"])
-    text = (
-        f"{grid}\n\nTop-1 error with its 95 % interval / top-5 error, on {found['images']:,} test pictures.\n\n{gains}"
-        f"\n\nThe first network's crops, scale by scale, top-1 accuracy (each with its mirror image):\n\n{scales}\n\n"
-        f"The members alone, 1 crop: {members}. Trained in {trained:.0f} s together; a network's answers took "
-        + ", ".join(f"{seconds} s with {count}" for count, seconds in found["seconds_a_network"].items())
-        + f" crops, in {found['precision']}. {found['threads']} threads, torch {found['torch']}."
+            row["name"], row["batch"], f"{1e3 * row['latency']:.1f}", f"{1e3 * row['p95']:.1f}",
+            f"{row['images_per_second']:.1f}", f"{1e3 * row['first']:.0f}", f"{row['memory'] / 1e6:.0f}",
+            "" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}", f"{row['share']:.0%}",
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = ["", "batch", "median ms", "p95 ms", "images/s", "first answer, ms", "memory, MB", "file, MB", "of a product"]
+    r, versions = found["ratios"], found["versions"]
+    kept = ", ".join(r["left_in_float32"]) or "none"
+    return (
+        f"{table(head, rows)}\n\n"
+        f"- float32: {r['float32']} takes **{r['float32_to_peer']}** of the time of the best peer ({r['peer']}) with the "
+        f"same weights, **{r['float32_to_product']}** of the time of a matrix product of as many multiplications;\n"
+        f"- int8: {r['int8']} is **{r['peer_to_int8']}** times as fast as that peer and loses **{r['top1_lost']:.4f}** of "
+        f"top-1 ({r['top1']:.4f} to {r['top1_int8']:.4f} on {r['images']:,} test pictures); layers left in float32: {kept};\n"
+        f"- torchvision's network in plain PyTorch takes **{r['eager_to_float32']}** times as long as our float32, "
+        f"**{r['eager_to_int8']}** times as long as our int8.\n\n"
+        f"224 px, {found['threads']} threads, {found['rounds']} rounds of {found['seconds'] / found['rounds']:g} s, each "
+        f"side a process of its own; {', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"{found['cpu_capability']}."
     )
-    if speed := found.get("speed"):
-        text += (
-            f"\n\n144 crops of {speed['pictures']:,} pictures at {speed['size']} px, of which "
-            f"{speed['crops_computed']:,} are distinct and computed: {speed['crops_per_second']} a second, and "
-            f"{speed['plain_per_second']} a second of the same tensors in plain batches. **Ratio: {speed['ratio']}.**"
-        )
-    return text
+
+
+def export_parity(found: Found) -> str:
+    """The largest difference by member and engine."""
+    engines = ["onnxruntime", "openvino", "ncnn", "torch"]
+
+    def said(row: Found, engine: str) -> str:
+        value = row.get(engine)
+        return f"{value:.1e}" if isinstance(value, float) else "cannot be written"
+
+    rows = [[f"`{row['name']}`", *(said(row, engine) for engine in engines)] for row in found["rows"]]
+    whole = ", ".join(f"{name} {value:.1e}" for name, value in found["all"].items())
+    return (
+        f"{table(['member', *engines], rows)}\n\nRaw bytes against `Preprocess` and the network on {found['pictures']:,} "
+        f"test pictures: {whole}. torch {found['torch']}."
+    )
 
 
 SECTIONS: dict[str, Callable[[Found], str]] = {
@@ -272,14 +335,17 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "step_profile": step_profile,
     "decoding": decoding,
     "finetune": finetune,
+    "cam_peak": cam_peak,
     "scales": scales,
     "chapter": curve,
     "search": search,
     "family": family,
     "plain_start": plain_start,
+    "ensemble": ensemble,
     "serving": serving,
     "hostile": hostile,
-    "ensemble": ensemble,
+    "deployment": deployment,
+    "export_parity": export_parity,
 }
 
 

@@ -70,7 +70,7 @@ def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]
     metrics = Metrics()
     service = Service(Models({"small": str(run)}, open_run, metrics), Limits(**limits), metrics, 1)
     bound, started = listen("127.0.0.1", 0), threading.Event()
-    server = Server(build_app(service, key=key, watch=0), started.set)
+    server = Server(build_app(service, version="1.2.3", key=key, watch=0), started.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

@@ -72,6 +72,8 @@ def test_commands(page: Path, desk: Path) -> None:
             arguments += [*SHORT, "--members=2"]
         if arguments[0] == "evaluate" and "--limit" not in arguments:
             arguments += ["--limit", "20" if "--crops" in arguments else "200"]
+        if arguments[0] == "explain" and "--limit" not in arguments:
+            arguments += ["--limit", "40"]
         if arguments[0] == "serve":
             serve(arguments, page, desk)
             continue
@@ -90,7 +92,7 @@ def test_readme_python(smoke_run: Path) -> None:
     assert len(names["names"]) == 3
 
 
-@pytest.mark.parametrize("name", ["family.md", "weights.md"])
+@pytest.mark.parametrize("name", ["family.md", "weights.md", "insight.md"])
 def test_python_of_the_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for code in blocks(ROOT / "docs" / name, "python"):

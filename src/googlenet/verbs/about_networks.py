@@ -155,12 +155,14 @@ def units_answer(asked: Asked) -> Found:
         "order": [activity.units[place] for place in found.order],
     }  # fmt: skip
     lines = [
-        f"{layer}: {len(activity.units)} units at {activity.samples:,} positions of {name}; {activity.dead} never change",
+        f"{layer}: {len(activity.units)} units at {activity.samples:,} positions of {name}",
         f"{len(found.sizes)} blocks of {min(found.sizes)} to {max(found.sizes)} units hold {found.held:.3f} of the "
         f"squared correlation, {found.held / found.by_chance:.2f} times as much as in a random order "
         f"({found.by_chance:.3f})",
         f"independent units, clustered alike: {noise.held:.3f}, {noise.held / noise.by_chance:.2f} times as much",
     ]
+    if activity.dead:
+        lines.append(f"{activity.dead} units never change and are left out")
     picture = Picture(
         "units.png", charts.draw_units(activity.matrix, found, layer), f"Correlations of the units of {layer}."
     )

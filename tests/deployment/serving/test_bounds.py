@@ -54,7 +54,7 @@ def post(
         ({"images": ["eA=="], "url": "x"}, "url"),
         ({"images": ["eA=="]}, "picture 1: not a picture"),
         ({"images": [base64.b64encode(png()[:900]).decode()]}, "picture 1: damaged picture"),
-        ([1], "valid"),
+        ([1], "object"),
     ],
 )
 def test_wrong_json(client: httpx.Client, asked: Any, said: str) -> None:
