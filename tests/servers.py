@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import io
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -42,10 +41,10 @@ def hostile() -> Any:
 
 
 @contextmanager
-def served(*arguments: Any, **env: str) -> Iterator[Running]:
+def served(*arguments: Any, cwd: Path | None = None) -> Iterator[Running]:
     """``googlenet serve`` in a process of its own, on a free port."""
     command = [sys.executable, "-m", "googlenet.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
@@ -71,7 +70,7 @@ def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]
     metrics = Metrics()
     service = Service(Models({"small": str(run)}, open_run, metrics), Limits(**limits), metrics, 1)
     bound, started = listen("127.0.0.1", 0), threading.Event()
-    server = Server(build_app(service, key=key, watch=0), started.set)
+    server = Server(build_app(service, version="1.2.3", key=key, watch=0), started.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ..errors import FailedError
@@ -50,18 +51,39 @@ class Order(NamedTuple):
         return nn.Sequential(fused, nn.Softmax(1)) if self.softmax else fused
 
     def example(self) -> Tensor:
-        """Pixels to trace with: no two sides alike, so that none is taken for another."""
+        """Pixels to trace with: unlike sides, so that none is taken for another, and maps of several pixels."""
         height, width = self.size, self.size
         if self.any_size:
-            height, width = max(height, self.fused.min_size + 2), max(height, self.fused.min_size + 2) + 3
+            height = max(height, self.fused.min_size + 2, 64)
+            width = height + 7
         return torch.zeros(2, self.fused.in_channels, height, width, dtype=torch.uint8)
 
-    def free(self) -> tuple[dict[int, Any], ...]:
-        """The dimensions of the input that stay open."""
-        sides = {2: "height", 3: "width"} if self.any_size else {}
-        least = {0: 1, 2: self.fused.min_size, 3: self.fused.min_size}
+    def program(self, by: Callable[[nn.Module], nn.Module | None], open_sides: bool) -> torch.export.ExportedProgram:
+        """The network as a graph of PyTorch's operators, with the layers that `by` names replaced.
+
+        The batch is open; height and width are with `open_sides`, as far as the network lets them.
+        """
+        sides = {2: "height", 3: "width"} if open_sides and self.any_size else {}
         names = {0: "batch", **sides}
-        return ({place: torch.export.Dim(name, min=least[place]) for place, name in names.items()},)
+        free = {
+            place: torch.export.Dim(name, min=self.fused.min_size if place else 1) for place, name in names.items()
+        }
+        network = replaced(self.network(), by).eval()
+        # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
+        with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+            return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
+
+
+class PaddedMaxPool(nn.Module):
+    """Ceil mode by a row and a column of zeros, which never win behind a ReLU: its size can be left open."""
+
+    def __init__(self, pool: nn.MaxPool2d):
+        super().__init__()
+        self.window, self.stride, self.rim = (_number(v) for v in (pool.kernel_size, pool.stride, pool.padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) -> the maxima."""
+        return nn.functional.max_pool2d(nn.functional.pad(x, (0, 1, 0, 1)), self.window, self.stride, self.rim)
 
 
 class OnnxMaxPool(nn.Module):
@@ -111,6 +133,11 @@ def onnx_layer(layer: nn.Module) -> nn.Module | None:
             return None
 
 
+def torch_layer(layer: nn.Module) -> nn.Module | None:
+    """What stands for `layer` in PyTorch's archive."""
+    return PaddedMaxPool(layer) if type(layer) is nn.MaxPool2d and layer.ceil_mode else None
+
+
 def ncnn_layer(layer: nn.Module) -> nn.Module | None:
     """What stands for `layer` on the way to ncnn."""
     return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if isinstance(layer, LocalResponseNorm) else None
@@ -132,21 +159,18 @@ def replaced(network: nn.Module, by: Callable[[nn.Module], nn.Module | None]) ->
 
 def to_torch(order: Order, folder: Path) -> list[str]:
     """``model.pt2``: an archive that `torch.export.load` reads, without our code."""
-    program = torch.export.export(order.network().eval(), (order.example(),), dynamic_shapes=order.free())
-    torch.export.save(program, folder / "model.pt2")
+    torch.export.save(order.program(torch_layer, open_sides=True), folder / "model.pt2")
     return ["model.pt2"]
 
 
 def to_onnx(order: Order, folder: Path) -> list[str]:
     """``model.onnx``, weights inside, checked against the standard; no operator of another domain is left over."""
     onnx = needed("onnx", "onnxscript")
-    network = replaced(order.network(), onnx_layer).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network,
-            (order.example(),),
-            dynamic_shapes=order.free(),
+            # Following open sides through the layers takes PyTorch long, and no operator here depends on them.
+            order.program(onnx_layer, open_sides=False),
             input_names=[INPUT],
             output_names=[order.output],
             opset_version=OPSET,
@@ -156,6 +180,10 @@ def to_onnx(order: Order, folder: Path) -> list[str]:
         )
     assert program is not None
     model = program.model_proto
+    if order.any_size:
+        for place, name in ((2, "height"), (3, "width")):
+            model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+        model.graph.ClearField("value_info")
     onnx.checker.check_model(model, full_check=True)
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign or model.functions:

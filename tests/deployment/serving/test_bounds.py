@@ -54,7 +54,7 @@ def post(
         ({"images": ["eA=="], "url": "x"}, "url"),
         ({"images": ["eA=="]}, "picture 1: not a picture"),
         ({"images": [base64.b64encode(png()[:900]).decode()]}, "picture 1: damaged picture"),
-        ([1], "valid"),
+        ([1], "object"),
     ],
 )
 def test_wrong_json(client: httpx.Client, asked: Any, said: str) -> None:
@@ -69,7 +69,7 @@ def test_wrong_forms(client: httpx.Client) -> None:
     )
     assert "whole numbers" in problem(post(client, png(), query="?sizes=big"), 422)
     assert "text/csv" in problem(post(client, b"a,b", "text/csv"), 415)
-    problem(post(client, b"no parts", "multipart/form-data; boundary=x"), 422)
+    problem(post(client, b"no parts", "multipart/form-data; boundary=x"), 400)
     problem(post(client, b"no boundary", "multipart/form-data"), 400)
     assert "is called 'other'" in problem(post(client, png(), query="?model=other"), 404)
     assert "no class 'cow'" in problem(client.post("/v1/explain", files={"image": png()}, data={"label": "cow"}), 422)
@@ -83,7 +83,7 @@ def test_too_much_of_one_request(strict: httpx.Client) -> None:
     unannounced = strict.post("/v1/predict", content=parts, headers={"content-type": "image/png"})
     assert "60,000 bytes" in problem(unannounced, 413)
     assert "10,000 allowed" in problem(post(strict, hostile().bomb(101, 100)), 413)
-    assert "60000x60000" in problem(post(strict, hostile().bomb(60_000, 60_000)), 413)
+    assert "more than 10,000 pixels" in problem(post(strict, hostile().bomb(60_000, 60_000)), 413)
     problem(strict.post("/v1/predict", files=[("image", png(8))] * 4), 413)
     assert post(strict, png()).status_code == 200
 
@@ -112,8 +112,8 @@ def test_time_is_bounded(strict: httpx.Client, small_run: Path, monkeypatch: pyt
     begun = time.monotonic()
     assert hostile().speak(url, [b"POST / HTTP", *[b"a"] * 8], 0.1) == b""
     assert time.monotonic() - begun < 3
-    with in_thread(small_run, timeout=0.004, max_wait=0.05) as impatient:
-        assert "within 0.004 s" in problem(httpx.post(f"{impatient}/v1/predict", files={"image": png()}), 504)
+    with in_thread(small_run, timeout=0.4, max_wait=9.0) as impatient:
+        assert "within 0.4 s" in problem(httpx.post(f"{impatient}/v1/predict", files={"image": png()}), 504)
 
 
 def test_key(strict: httpx.Client) -> None:
