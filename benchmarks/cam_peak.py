@@ -2,8 +2,8 @@
 
 A small network learns from scenes to name the garment; it is never told where it is. Then the class activation map of
 its answer is drawn for test scenes, whose garments are of Fashion-MNIST's test part: how often does the map's peak,
-enlarged to the picture, lie in the garment's box? Beside it: the true class's map; a network that has learned nothing;
-and a place by chance, which lies in the box as often as the box is large. Run: make bench-cam_peak
+enlarged to the picture, lie in the garment's box? Beside it: the true class's map; a network that has learned
+nothing; and a place by chance, which lies in the box as often as the box is large. Run: make bench-cam_peak
 """
 
 import argparse

@@ -104,8 +104,8 @@ def _wave(p: Array, x: Array, y: Array) -> Array:
 def _bounded(free: Array, half: float) -> Array:
     """Any eight numbers -> parameters of a function that a filter can have.
 
-    Its centre lies on the filter, which reaches `half` pixels from its middle; its window's sigmas are between 0.3 and
-    0.3 + 2 `half` pixels; its frequency is 0.5 at most.
+    Its centre lies on the filter, which reaches `half` pixels from its middle; its window's sigmas are between 0.3
+    and 0.3 + 2 `half` pixels; its frequency is 0.5 at most.
     """
     p = free.copy()
     p[1:3] = half * np.tanh(free[1:3])
