@@ -9,12 +9,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
 import torchvision
 
 from conftest import googlenet
+from servers import served
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,6 +50,18 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def serve(arguments: list[str], page: Path, desk: Path) -> None:
+    """Start a server, ask it what the page asks with curl, and stop it."""
+    with served(*arguments[1:], cwd=desk) as server:
+        assert urlopen(f"{server.url}/healthz").status == 200
+        for line in "\n".join(blocks(page, "sh")).splitlines():
+            if line.startswith("curl ") and shutil.which("curl"):
+                asked = line.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl --fail --silent ", 1)
+                subprocess.run(asked, shell=True, check=True, cwd=desk, stdout=subprocess.DEVNULL)
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
 def test_commands(page: Path, desk: Path) -> None:
     for line in commands(page):
@@ -60,6 +74,9 @@ def test_commands(page: Path, desk: Path) -> None:
             arguments += ["--limit", "20" if "--crops" in arguments else "200"]
         if arguments[0] == "explain" and "--limit" not in arguments:
             arguments += ["--limit", "40"]
+        if arguments[0] == "serve":
+            serve(arguments, page, desk)
+            continue
         done = googlenet(*arguments, cwd=desk)
         assert done.code == 0, f"{line}\n{done.err}"
 

@@ -25,6 +25,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
     "explain": verbs.explain,
+    "export": verbs.export,
+    "benchmark": verbs.benchmark,
     "serve": verbs.serve,
     "convert": verbs.convert,
 }

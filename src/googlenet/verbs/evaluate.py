@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .asked_run import add_engine, asked_run
 from .command import VerbParser, add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
 from .data_of_run import data_of_run, split_of
 from .protocol import by_protocol
@@ -28,7 +29,8 @@ def evaluate(argv: list[str]) -> None:
     )
     parser.add_argument(
         "run",
-        help="a run or ensemble folder, a .safetensors file, or published weights such as torchvision:googlenet",
+        help="a run, ensemble or exported folder, a .safetensors file, or published weights such as "
+        "torchvision:googlenet",
     )
     parser.add_argument(
         "--data",
@@ -67,12 +69,16 @@ def evaluate(argv: list[str]) -> None:
         "--out", metavar="DIR", help="where the plots of --sizes and --calibrate go (default: the run's folder)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
+    add_engine(parser)
     args = parser.parse_args(argv)
     _check_usage(parser, args)
 
+    from ..deployment.asked import Asked
     from ..training.checkpoint import load
 
-    checkpoint = load(args.run)
+    checkpoint = asked_run(args.run, args.engine, args.threads)
+    if isinstance(checkpoint.model, Asked) and (args.sizes or args.crops or args.others):
+        raise ValueError(f"{args.run}: an exported folder is measured at one --size; name its run for more")
     if args.crops or args.others:
         by_protocol(args, [checkpoint, *map(load, args.others)])
     else:
@@ -86,6 +92,8 @@ def _check_usage(parser: VerbParser, args: argparse.Namespace) -> None:
         (args.reestimate is not None and (args.crops or args.others),
          "--reestimate goes with --size or --sizes alone"),
         (args.reestimate is not None and args.reestimate < 0, "--reestimate must be 0 or more"),
+        (args.engine and (args.sizes or args.crops or args.others or args.reestimate is not None),
+         "--engine goes with --size: leave --sizes, --crops, --with and --reestimate off"),
         (args.crops and not set(args.crops) <= {1, 10, 144}, "--crops takes 1, 10 and 144"),
         (args.crops and (args.sizes or args.flip),
          "--crops are of the paper's scales and mirrored: leave --sizes and --flip off"),

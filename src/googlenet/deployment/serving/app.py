@@ -8,7 +8,6 @@ from typing import Any, cast
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from ... import __version__
 from . import openinference
 from .errors import add_error_handlers, error_response
 from .gate import Gate
@@ -44,10 +43,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
 )
 
 
-def build_app(service: Service, *, key: str | None = None, watch: float = WATCH_SECONDS) -> Gate:
+def build_app(service: Service, *, version: str, key: str | None = None, watch: float = WATCH_SECONDS) -> Gate:
     """The application of a service, behind its gate. `key` is asked of every request where it is given.
 
-    Folders are looked at every `watch` seconds for a new version; 0: never.
+    Folders are looked at every `watch` seconds for a new version; 0: never. `version` is the package's.
     """
 
     @asynccontextmanager
@@ -62,7 +61,7 @@ def build_app(service: Service, *, key: str | None = None, watch: float = WATCH_
         await service.stop()
 
     app = FastAPI(
-        title="googlenet", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=REFUSALS,
+        title="googlenet", version=version, lifespan=life, docs_url=None, redoc_url=None, responses=REFUSALS,
         description="Pictures to classes, by networks of the GoogLeNet and Inception family.",
     )  # fmt: skip
     add_error_handlers(app)
@@ -70,7 +69,7 @@ def build_app(service: Service, *, key: str | None = None, watch: float = WATCH_
     _add_pictures(app, service)
     _add_models(app, service)
     _add_operation(app, service, gate)
-    app.include_router(openinference.router(service, gate))
+    app.include_router(openinference.router(service, gate, version))
     return gate
 
 

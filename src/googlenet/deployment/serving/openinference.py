@@ -13,7 +13,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
-from ... import __version__
 from .errors import RequestError, error_response
 from .gate import Gate
 from .limits import Limits
@@ -66,14 +65,14 @@ class Inference(NamedTuple):
     outputs: tuple[str, ...]
 
 
-def router(service: Service, gate: Gate) -> APIRouter:
-    """The protocol's addresses."""
+def router(service: Service, gate: Gate, version: str) -> APIRouter:
+    """The protocol's addresses; `version` is the package's."""
     routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
     @routes.get("", summary="The server")
     async def server() -> dict[str, Any]:
         """Name, version, extensions."""
-        return {"name": "googlenet", "version": __version__, "extensions": []}
+        return {"name": "googlenet", "version": version, "extensions": []}
 
     @routes.get("/health/live", summary="Whether the server lives")
     async def live() -> dict[str, bool]:
