@@ -27,5 +27,8 @@ def assemble(
         splits = {name: split.grey() for name, split in splits.items()}
     if not splits["validation"] and validation:
         splits["train"], splits["validation"] = hold_out(splits["train"], validation, seed)
-    mean, std = pixel_statistics(splits["train"].images)
-    return Dataset(source, classes, **splits, mean=mean, std=std, skipped=tuple(skipped))
+    # There are sources without training pictures, to be measured on.
+    counted = next((split for split in splits.values() if split), splits["train"])
+    mean, std = pixel_statistics(counted.images)
+    train, held, test = (splits[name] for name in ("train", "validation", "test"))
+    return Dataset(source, classes, train, held, test, mean, std, tuple(skipped))

@@ -68,7 +68,8 @@ class Dataset:
 
     `validation` is held out of the training pictures; `test` is read once, for the final figure, and is
     empty where the source has none. `mean` and `std` are of the training pixels, per channel, as fractions of
-    the pixel range. `skipped` lists the unreadable files with their reasons.
+    the pixel range. `skipped` lists the unreadable files with their reasons. `synsets` are WordNet's names of the
+    classes, where the source has them.
     """
 
     source: str
@@ -79,6 +80,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: tuple[str, ...] = field(default=())
+    synsets: tuple[str, ...] = field(default=())
 
     def to(self, device: torch.device) -> "Dataset":
         """The same data set on `device`, so that batches are made there."""

@@ -42,20 +42,20 @@ def picture_tree(root: Path) -> Tree:
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     roots = {"train": root}
-    if _folders(root / "train"):
+    if class_folders(root / "train"):
         places = {"train": ("train",), "validation": VALIDATION_NAMES, "test": ("test",)}
         there = {split: [root / name for name in names if (root / name).is_dir()] for split, names in places.items()}
         roots = {split: folders[0] for split, folders in there.items() if folders}
-    classes = tuple(folder.name for folder in _folders(roots["train"]))
+    classes = tuple(folder.name for folder in class_folders(roots["train"]))
     if len(classes) < 2:
         raise ValueError(f"{roots['train']}: needs a folder per class, two classes at least; found {len(classes)}")
     left_out = [
         f"{printable(folder)}: not a class of the training pictures"
         for place in roots.values()
-        for folder in _folders(place)
+        for folder in class_folders(place)
         if folder.name not in classes
     ]
-    files = {split: _files(roots[split], classes) if split in roots else [] for split in SPLITS}
+    files = {split: class_files(roots[split], classes) if split in roots else [] for split in SPLITS}
     return Tree(classes, roots, files, left_out)
 
 
@@ -81,7 +81,29 @@ def load_folder(
     memory where they shall be resident.
     """
     tree = picture_tree(root)
-    names, files = tree.classes, tree.files
+    return load_tree(
+        tree, f"folder:{root}", tuple(map(printable, tree.classes)),
+        validation=validation, size=size, fit=fit, channels=channels, unreadable=unreadable, seed=seed,
+        resident=resident, workers=workers,
+    )  # fmt: skip
+
+
+def load_tree(
+    tree: Tree,
+    source: str,
+    names: tuple[str, ...],
+    *,
+    validation: float,
+    size: int,
+    fit: Fit = "crop",
+    channels: int | None = None,
+    unreadable: Unreadable = "skip",
+    seed: int = 0,
+    resident: bool | None = None,
+    workers: int = 0,
+) -> Dataset:
+    """The pictures of `tree`, whose classes are called `names`, as the data set `source`; see `load_folder`."""
+    files, root = tree.files, source.partition(":")[2]
     if tree.left_out and unreadable == "refuse":
         raise PictureError(tree.left_out[0])
     needed = 2 * sum(map(len, files.values())) * (channels or 3) * size**2
@@ -105,15 +127,13 @@ def load_folder(
             raise ValueError(f"{folder}: no picture that can be read. {'; '.join(skipped[:3])}".rstrip(". "))
 
     counts = torch.bincount(read["train"].split.labels, minlength=len(names)).tolist()
-    if missing := [name for name, count in zip(names, counts, strict=True) if count == 0]:
+    if "train" in tree.roots and 0 in counts:
+        missing = [name for name, count in zip(names, counts, strict=True) if count == 0]
         reasons = "; ".join(skipped[:3])
         raise ValueError(
             f"{tree.roots['train']}: no readable picture of class {', '.join(missing)}. {reasons}".rstrip(". ")
         )
-    return assemble(
-        f"folder:{root}", tuple(map(printable, names)), read, skipped,
-        channels=channels, validation=validation, seed=seed,
-    )  # fmt: skip
+    return assemble(source, names, read, skipped, channels=channels, validation=validation, seed=seed)
 
 
 def _read_resident(files: Files, geometry: Preprocess, unreadable: Unreadable) -> Read:
@@ -151,7 +171,7 @@ def _streamed(files: Files, geometry: Preprocess, unreadable: Unreadable, worker
     return checked_split(Split(stream, labels, [printable(path) for path, _ in files]), unreadable, source)
 
 
-def _files(root: Path, classes: tuple[str, ...]) -> Files:
+def class_files(root: Path, classes: tuple[str, ...]) -> Files:
     """The picture files of `root`'s class folders, with their labels."""
     return [
         (path, label)
@@ -161,7 +181,7 @@ def _files(root: Path, classes: tuple[str, ...]) -> Files:
     ]
 
 
-def _folders(root: Path) -> list[Path]:
+def class_folders(root: Path) -> list[Path]:
     """The folders in `root` that are not hidden, by name; none where it is no folder."""
     if not root.is_dir():
         return []

@@ -35,6 +35,10 @@ class PictureError(ValueError):
     """A picture that cannot be used; the message names the file and the reason."""
 
 
+class BombError(PictureError):
+    """A picture of more pixels than are allowed; it was not decoded."""
+
+
 class Pixels(NamedTuple):
     """A decoded picture: `values` uint8 (channels, h, w), and whether the file was `grey`."""
 
@@ -42,16 +46,24 @@ class Pixels(NamedTuple):
     grey: bool
 
 
-def read_picture(source: Path | bytes, name: str | None = None, least: int | None = None) -> Image.Image:
+def read_picture(
+    source: Path | bytes,
+    name: str | None = None,
+    least: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+) -> Image.Image:
     """Decode a file, or its bytes, to a Pillow image of mode ``L`` (grey) or ``RGB``.
 
     Applies the EXIF orientation, lays transparency over white, scales 16-bit grey to 8 bits, takes the first
     frame of an animation. With `least`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is quicker, as
-    long as no side falls under so many pixels. Raises PictureError for what is missing, not a picture, damaged, or
-    larger than `MAX_PIXELS`.
+    long as no side falls under so many pixels. `formats` are Pillow's names of those that may be read (unset: all).
+    Raises PictureError for what is missing, not a picture, damaged, or larger than `max_pixels`: BombError then, and
+    before anything is decoded.
     """
     label = name or (str(source) if isinstance(source, Path) else "the picture")
-    with _opened(source, label) as picture:
+    with _opened(source, label, max_pixels, formats) as picture:
         if least is not None:
             picture.draft(None, (least, least))
         return _loaded(picture)
@@ -86,19 +98,21 @@ def read_bytes(path: str, start: int = 0, size: int | None = None) -> bytes:
 
 
 @contextmanager
-def _opened(source: Path | bytes, label: str) -> Iterator[Image.Image]:
+def _opened(
+    source: Path | bytes, label: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     """The picture with its header read; PictureError for whatever goes wrong with it from then on."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                _refuse_bomb(opened, label)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as opened:
+                _refuse_bomb(opened, label, max_pixels)
                 yield opened
     except PictureError:
         raise
     # Pillow's decoders raise many kinds for a damaged file, struct.error and SyntaxError among them.
     except Exception as error:
-        raise _reason(error, label) from error
+        raise _reason(error, label, max_pixels) from error
 
 
 def _loaded(opened: Image.Image) -> Image.Image:
@@ -106,15 +120,16 @@ def _loaded(opened: Image.Image) -> Image.Image:
     return _grey_or_rgb(ImageOps.exif_transpose(opened))
 
 
-def _reason(error: Exception, label: str) -> PictureError:
+def _reason(error: Exception, label: str, max_pixels: int = MAX_PIXELS) -> PictureError:
     known = {
         FileNotFoundError: "no such file",
         IsADirectoryError: "a folder without pictures",
         PermissionError: "no permission to read it",
-        Image.DecompressionBombError: f"more than {MAX_PIXELS:,} pixels; make it smaller first",
+        Image.DecompressionBombError: f"more than {max_pixels:,} pixels; make it smaller first",
         UnidentifiedImageError: "not a picture in a format that Pillow reads",
     }
-    return PictureError(f"{label}: {known.get(type(error), f'damaged picture ({error})')}")
+    kind = BombError if isinstance(error, Image.DecompressionBombError) else PictureError
+    return kind(f"{label}: {known.get(type(error), f'damaged picture ({error})')}")
 
 
 def to_tensor(picture: Image.Image, channels: int) -> Tensor:
@@ -133,11 +148,11 @@ def picture_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _refuse_bomb(picture: Image.Image, label: str) -> None:
+def _refuse_bomb(picture: Image.Image, label: str, max_pixels: int) -> None:
     width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(
-            f"{label}: {width}x{height} pixels are more than the {MAX_PIXELS:,} allowed; make it smaller first"
+    if width * height > max_pixels:
+        raise BombError(
+            f"{label}: {width}x{height} pixels are more than the {max_pixels:,} allowed; make it smaller first"
         )
 
 

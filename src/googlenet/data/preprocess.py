@@ -95,6 +95,11 @@ class Preprocess:
 
     def read(self, picture: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
         """One picture -> (batch of one, a sentence that says what was done to it)."""
+        pixels, did = self.pixels(picture, size)
+        return self.normalise(pixels), did
+
+    def pixels(self, picture: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
+        """`read` before it normalises: float pixels 0..255 (1, channels, size, size), and the sentence."""
         pixels = to_tensor(picture, self.channels).unsqueeze(0)
         had = 1 if picture.mode == "L" else 3
         steps = [f"{picture.width}x{picture.height} {'grey' if had == 1 else 'RGB'}"]
@@ -106,7 +111,7 @@ class Preprocess:
         target = self.size if size is None else size
         if squared.shape[-2:] != (target, target):
             steps.append(f"resized to {target}x{target}")
-        return self.normalise(self.resize(squared, target)), ", ".join(steps)
+        return self.resize(squared, target), ", ".join(steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

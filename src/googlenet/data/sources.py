@@ -7,11 +7,14 @@ from typing import Any
 from .dataset import Dataset, Unreadable
 from .fashion_mnist import load_fashion_mnist
 from .folder import load_folder
+from .imagenet import load_imagenet
 from .preprocess import Fit
 from .shards import absolute_shards, load_shards
 from .stream import default_workers
 
-FOLDER, SHARDS = "folder:", "shards:"
+FOLDER, IMAGENET, SHARDS = "folder:", "imagenet:", "shards:"
+# Pictures with boxes, which `detection.sources` reads.
+BOXES = ("scenes", "coco:", "voc:")
 
 
 def load_dataset(
@@ -30,8 +33,8 @@ def load_dataset(
 ) -> Dataset:
     """Read the data set that `source` names.
 
-    ``fashion-mnist``; ``folder:PATH`` for a class per folder (`load_folder`); ``shards:PATH`` or ``shards:URL`` for
-    tar files in webdataset's form (`load_shards`).
+    ``fashion-mnist``; ``folder:PATH`` for a class per folder (`load_folder`); ``imagenet:PATH`` for ImageNet's layout
+    (`load_imagenet`); ``shards:PATH`` or ``shards:URL`` for tar files in webdataset's form (`load_shards`).
     `validation` is the part of the training pictures held out: a count from 1 up, or a fraction below 1.
     Pictures are given out at `size` pixels, made square as `fit` says, with `channels` (1 or 3; unset: grey when all
     are); `seed` chooses the validation pictures. `limit` keeps at most so many pictures of each split, evenly spaced.
@@ -54,12 +57,19 @@ def load_dataset(
         data = load_fashion_mnist(root, validation)
     elif source.startswith(FOLDER) and source != FOLDER:
         data = load_folder(Path(place.removeprefix(FOLDER)), resident=resident, **options)
+    elif source.startswith(IMAGENET) and source != IMAGENET:
+        data = load_imagenet(Path(place.removeprefix(IMAGENET)), resident=resident, **options)
     elif source.startswith(SHARDS) and source != SHARDS:
         if resident:
             raise ValueError("shards are streamed: data.resident is for folders")
         data = load_shards(place.removeprefix(SHARDS), **options)
+    elif source.startswith(BOXES):
+        raise ValueError(f"{source}: has boxes and no label per picture; such a source is for task: detection")
     else:
-        raise ValueError(f"unknown data source {source!r}; use fashion-mnist, folder:PATH, shards:PATH or shards:URL")
+        raise ValueError(
+            f"unknown data source {source!r}; "
+            "use fashion-mnist, folder:PATH, imagenet:PATH, shards:PATH or shards:URL"
+        )
     if limit is None:
         return data
     train, held, test = (split.spaced(limit) for split in (data.train, data.validation, data.test))
@@ -70,6 +80,7 @@ def absolute_source(source: str, root: str | None = None) -> str:
     """`source` with paths made absolute, so that it means the same wherever it is read again."""
     if source.startswith(SHARDS):
         return SHARDS + absolute_shards(source.removeprefix(SHARDS), root)
-    if not source.startswith(FOLDER):
-        return source
-    return FOLDER + str(Path(root or "", Path(source.removeprefix(FOLDER)).expanduser()).absolute())
+    for kind in (FOLDER, IMAGENET, *BOXES[1:]):
+        if source.startswith(kind):
+            return kind + str(Path(root or "", Path(source.removeprefix(kind)).expanduser()).absolute())
+    return source

@@ -3,12 +3,14 @@
 "On Calibration of Modern Neural Networks" (Guo et al., 2017).
 """
 
+import io
 from typing import NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from .metrics import Outputs
+from .metrics import Outputs, mean_loss
 
 BINS = 15
 
@@ -72,3 +74,62 @@ def fit_temperature(outputs: Outputs) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return 2 / (low + high)
+
+
+class Calibration(NamedTuple):
+    """A `temperature`, and calibration error, loss (nats) and `reliability` of other answers without and with it."""
+
+    temperature: float
+    ece: float
+    ece_after: float
+    loss: float
+    loss_after: float
+    bins: list[Bin]
+    bins_after: list[Bin]
+
+
+def calibrate(validation: Outputs, outputs: Outputs) -> Calibration:
+    """Fit the temperature on the answers to `validation` and apply it to `outputs`, which had no part in it."""
+    temperature = fit_temperature(validation)
+    after = with_temperature(outputs, temperature)
+    return Calibration(
+        temperature,
+        expected_calibration_error(outputs),
+        expected_calibration_error(after),
+        mean_loss(outputs),
+        mean_loss(after),
+        reliability(outputs),
+        reliability(after),
+    )
+
+
+def plot(found: Calibration, title: str) -> bytes:
+    """A PNG picture, the reliability diagram: accuracy over confidence before and after, and how many answers."""
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(2, 2, sharex=True, height_ratios=[4, 1])
+    columns = (
+        (f"as trained: ECE {found.ece:.4f}", found.bins),
+        (f"temperature {found.temperature:.3f}: ECE {found.ece_after:.4f}", found.bins_after),
+    )
+    most = max(b.answers for _, bins in columns for b in bins)
+    for (diagram, counts), (name, bins) in zip(axes.T, columns, strict=True):
+        width = bins[0].high - bins[0].low
+        used = [b for b in bins if b.answers]
+        middles = [(b.low + b.high) / 2 for b in used]
+        diagram.bar(middles, [b.accuracy for b in used], width * 0.92, color="#0072B2", label="accuracy")
+        diagram.plot([b.confidence for b in used], [b.accuracy for b in used], "o", color="#1f2933", ms=3.5,
+                     label="mean confidence")  # fmt: skip
+        diagram.plot([0, 1], [0, 1], "--", color="#D55E00", lw=1.2, label="calibrated")
+        diagram.set(title=name, xlim=(0, 1), ylim=(0, 1), ylabel="share of right answers")
+        diagram.title.set_fontsize(10)
+        counts.bar(middles, [b.answers for b in used], width * 0.92, color="#6b7280")
+        counts.set(xlabel="confidence: probability of the best class", ylabel="answers", ylim=(0, most * 1.05))
+        for axis in (diagram, counts):
+            axis.grid(color="#e3e7ec", lw=0.6)
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

@@ -3,7 +3,7 @@
 And how the answers of several networks become one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,8 @@ from ..data.stream import Stream
 from ..models.ensemble import average_logits
 from .crops import Crops, How, answer, scales
 from .metrics import Outputs, scores
-from .significance import Interval, bootstrap_interval
+from .progress import Advance, unseen
+from .significance import Interval, bootstrap_interval, right
 
 # Crops of a square picture that are computed at once: two thirds of a scale's (the other third are those squares
 # again).
@@ -31,17 +32,25 @@ class Member(NamedTuple):
     preprocess: Preprocess
 
 
-def crop_outputs(member: Member, split: Split, base: int, crops: Crops, how: How = "probability") -> Outputs:
+def crop_outputs(
+    member: Member,
+    split: Split,
+    base: int,
+    crops: Crops,
+    how: How = "probability",
+    advance: Advance = unseen,
+) -> Outputs:
     """Every picture of `split` in `crops` crops of `base` pixels, averaged.
 
     Pictures on the disk are read whole, with their proportions, one after the other; resident ones are squares
-    already, and go in batches.
+    already, and go in batches. `advance` is told of the crops that are done.
     """
     device = next(member.model.parameters()).device
     found = []
     with torch.inference_mode():
         for pictures in _pictures(split, member.preprocess, base, crops):
             found.append(answer(member.model, pictures.to(device), member.preprocess, base, crops, how).cpu())
+            advance(len(pictures) * crops)
     return Outputs(torch.cat(found), split.labels.cpu())
 
 
@@ -82,8 +91,34 @@ class Cell(NamedTuple):
 def cell(models: int, crops: int, outputs: Outputs) -> Cell:
     """The figures of one way of asking."""
     figures = scores(outputs)
-    right = outputs.logits.argmax(1) == outputs.labels
-    return Cell(models, crops, figures["top1"], figures["top5"], figures["loss"], bootstrap_interval(right))
+    return Cell(models, crops, figures["top1"], figures["top5"], figures["loss"], bootstrap_interval(right(outputs)))
+
+
+def together(answers: Sequence[Outputs], how: How = "probability") -> Outputs:
+    """What several networks say of the same pictures, as one answer; a single one's as it is."""
+    if len(answers) == 1:
+        return answers[0]
+    return Outputs(combine([one.logits for one in answers], how), answers[0].labels)
+
+
+class Asked(NamedTuple):
+    """A `cell` of the table, and the `outputs` that it counts."""
+
+    cell: Cell
+    outputs: Outputs
+
+
+def table(answers: Mapping[int, Sequence[Outputs]], how: How = "probability") -> list[Asked]:
+    """For each number of crops the first network alone, then all of them where there are several.
+
+    `answers` has, by the number of crops, every network's answers to the same pictures.
+    """
+    return [
+        Asked(cell(count, crops, found), found)
+        for crops, each in sorted(answers.items())
+        for count in sorted({1, len(each)})
+        for found in [together(each[:count], how)]
+    ]
 
 
 def layout(cells: Sequence[Cell]) -> list[str]:

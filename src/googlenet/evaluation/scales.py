@@ -19,6 +19,7 @@ from ..models.ensemble import Ensemble, average_logits, networks_of
 from ..models.network import Network
 from ..models.summary import summarise
 from .metrics import Outputs, collect, scores
+from .progress import Advance, counted, unseen
 
 
 class AtSize(NamedTuple):
@@ -73,10 +74,12 @@ def answer_at_sizes(
     *,
     flip: bool = False,
     fit_to: Callable[[int], None] | None = None,
+    advance: Advance = unseen,
 ) -> Iterator[AtSize]:
     """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image.
 
-    `fit_to` is called with each size before it is asked about, to change the model for it.
+    `fit_to` is called with each size before it is asked about, to change the model for it. `advance` is told of the
+    pixels that are done.
     """
     device = next(model.parameters()).device
     asked: nn.Module = Mirrored(model) if flip else model
@@ -86,7 +89,8 @@ def answer_at_sizes(
         # The first batch of a size costs extra (buffers, choice of algorithms): run once before the clock starts.
         collect(asked, [next(evaluation_batches(split, preprocess, size))], device)
         started = time.perf_counter()
-        outputs = collect(asked, evaluation_batches(split, preprocess, size), device)
+        batches = counted(evaluation_batches(split, preprocess, size), advance, size**2)
+        outputs = collect(asked, batches, device)
         yield AtSize(size, outputs, time.perf_counter() - started)
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .metrics import Outputs
+
 
 class Interval(NamedTuple):
     """The ends of a confidence interval of a share, in 0..1."""
@@ -44,6 +46,17 @@ class McNemar(NamedTuple):
     only_first: int
     only_second: int
     p: float
+
+    def __str__(self) -> str:
+        return (
+            f"only the first is right on {self.only_first:,} pictures, only the second on {self.only_second:,}: "
+            f"p = {self.p:.2g} (McNemar)"
+        )
+
+
+def right(outputs: Outputs) -> Tensor:
+    """Whether each picture was answered right: bool (n,)."""
+    return outputs.logits.argmax(1) == outputs.labels
 
 
 def mcnemar(first: Tensor, second: Tensor) -> McNemar:

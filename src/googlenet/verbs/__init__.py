@@ -4,13 +4,31 @@ A file is a verb, or verbs that share a subject. Heavy imports stand in the func
 uses and `--help` stays quick.
 """
 
+from .benchmark import benchmark
 from .catalogue import models, summary
 from .convert import convert
+from .detect import detect
 from .ensemble import ensemble
 from .evaluate import evaluate
 from .explain import explain
+from .export import export
 from .fetch import fetch
 from .predict import predict
+from .serve import serve
 from .train import train
 
-__all__ = ["convert", "ensemble", "evaluate", "explain", "fetch", "models", "predict", "summary", "train"]
+__all__ = [
+    "benchmark",
+    "convert",
+    "detect",
+    "ensemble",
+    "evaluate",
+    "explain",
+    "export",
+    "fetch",
+    "models",
+    "predict",
+    "serve",
+    "summary",
+    "train",
+]

@@ -1,6 +1,7 @@
 """The pictures that a run is measured on or explained with: its own, or those that the command line names."""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ def data_of_run(
 ) -> "Dataset":
     """The pictures as the network's run saw them, kept at `size` pixels; from `source` where one is named.
 
-    With `whole`, files stay on the disk, with their proportions. ValueError where the classes are not the network's.
+    With `whole`, files stay on the disk, with their proportions. ValueError where the classes are not the network's;
+    ImageNet's may be called by their synsets.
     Pictures that had to be skipped are named on standard error.
     """
+    from ..data.imagenet import same_classes
     from ..data.sources import absolute_source, load_dataset
 
     options = checkpoint.recipe.data
@@ -42,9 +45,9 @@ def data_of_run(
     )
     for skipped in data.skipped:
         print(f"skipped: {skipped}", file=sys.stderr)
-    if data.classes != checkpoint.classes:
+    if not same_classes(data, checkpoint.classes):
         raise ValueError(f"{wanted} has the classes {few(data.classes)}, the network knows {few(checkpoint.classes)}")
-    return data
+    return replace(data, classes=checkpoint.classes)
 
 
 def split_of(data: "Dataset", name: str | None) -> "tuple[str, Split]":

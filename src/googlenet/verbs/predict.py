@@ -4,6 +4,7 @@ import json
 import sys
 
 from ..errors import FailedError
+from .asked_run import add_engine, asked_run
 from .command import add_sizes, chosen_sizes, verb_parser
 
 
@@ -15,21 +16,22 @@ def predict(argv: list[str]) -> None:
         "googlenet predict runs/demo photo.jpg holiday/ --top 3",
     )
     parser.add_argument(
-        "run", help="a run folder, a .safetensors file, or published weights such as torchvision:googlenet"
+        "run",
+        help="a run or exported folder, a .safetensors file, or published weights such as torchvision:googlenet",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file, a folder, or -")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default 5)")
     add_sizes(parser)
+    add_engine(parser)
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error("--top must be 1 or more")
 
     from ..evaluation.predict import expand, predict_pictures
     from ..evaluation.scales import check_sizes
-    from ..training.checkpoint import load
     from ..training.devices import pick_device
 
-    checkpoint = load(args.run)
+    checkpoint = asked_run(args.run, args.engine, args.threads, "classification")
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
     answers = predict_pictures(

@@ -1,0 +1,86 @@
+"""``googlenet evaluate`` for a network that finds objects: COCO's figures."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .command import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..detection.dataset import Picture
+    from ..training.checkpoint import Checkpoint
+
+# Arguments of the verb that ask about classification.
+NOT_HERE = ("flip", "crops", "others", "calibrate", "reestimate", "out", "engine", "threads")
+
+
+def wrong_argument(args: argparse.Namespace) -> str | None:
+    """What was asked for that detection has not."""
+    asked = [name for name in NOT_HERE if getattr(args, name, None) not in (None, False, [])]
+    if not asked:
+        return None
+    return f"--{'with' if asked[0] == 'others' else asked[0]} is for classification, and this run finds objects"
+
+
+def evaluate_detection(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
+    """The boxes of a split's pictures, at one size or merged from several, against COCO's measures."""
+    from ..detection.task import Finding
+    from ..training.devices import pick_device
+
+    recipe = checkpoint.recipe
+    sizes = tuple(args.sizes or ([args.size] if args.size else recipe.detection.sizes or (recipe.test_size,)))
+    name, split = _pictures(args, checkpoint)
+    model = checkpoint.model.to(pick_device("auto"))
+    task = Finding(recipe.loss, checkpoint.classes, sizes)
+    answers = task.score(model, split, checkpoint.preprocess)
+    figures = task.figures(answers)
+    document: dict[str, Any] = {
+        **figures,
+        "split": name,
+        "sizes": list(sizes),
+        "per_class": {one.label: one._asdict() for one in answers.scores.per_class},
+    }
+    lines = [f"{name}, {len(split):,} pictures, longer side {', '.join(map(str, sizes))} px"]
+    lines.append("   ".join(f"{called} {figures[key]:.4f}" for key, called in SHOWN if key in figures))
+    lines += [
+        f"  {one.label:<20}AP {one.ap:.4f}   AP50 {one.ap50:.4f}   {one.objects:,} objects"
+        for one in answers.scores.per_class
+        if one.ap is not None
+    ]
+    answer(args.json, document, lines)
+
+
+SHOWN = (
+    ("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75"), ("ap_small", "small"), ("ap_medium", "medium"),
+    ("ap_large", "large"), ("recall", "recall"),
+)  # fmt: skip
+
+
+def _pictures(args: argparse.Namespace, checkpoint: "Checkpoint") -> "tuple[str, Sequence[Picture]]":
+    """The pictures that the run was trained to be measured on, or those that the command line names."""
+    from ..data.sources import absolute_source
+    from ..detection.sources import load_detection
+    from .data_of_run import few
+
+    options = checkpoint.recipe.data
+    wanted = absolute_source(args.data or options.source, args.root)
+    own = wanted == options.source
+    data = load_detection(
+        wanted,
+        root=args.root or options.root,
+        validation=options.validation if own else 0,
+        channels=checkpoint.preprocess.channels,
+        unreadable=options.unreadable,
+        limit=args.limit or (options.limit if own else None),
+        seed=checkpoint.recipe.split_seed,
+    )
+    for skipped in data.skipped:
+        print(f"{wanted}: {skipped}", file=sys.stderr)
+    if data.classes != checkpoint.classes:
+        raise ValueError(f"{wanted} has the classes {few(data.classes)}, the network knows {few(checkpoint.classes)}")
+    for candidate in [args.split] if args.split else ["test", "validation", "train"]:
+        if len(getattr(data, candidate)):
+            return candidate, getattr(data, candidate)
+    raise ValueError(f"{wanted} has no {args.split} pictures")

@@ -1,0 +1,229 @@
+"""``googlenet export``: the folder, its files in their engines, int8, and its examples where nothing of ours is."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import googlenet as package
+from conftest import googlenet
+from googlenet.cli import main
+from googlenet.data.dataset import Split
+from googlenet.data.preprocess import Preprocess
+from googlenet.data.sources import load_dataset
+from googlenet.deployment.engines import open_engine
+from googlenet.deployment.export import Pictures, Trained, export
+from googlenet.deployment.quantise import calibration, quantise
+from googlenet.errors import FailedError
+from googlenet.training.checkpoint import Checkpoint
+
+ENGINES = ("torch", "onnxruntime", "openvino", "ncnn")
+
+
+@pytest.fixture(scope="module")
+def folder(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained grey network in every format, with int8."""
+    out = tmp_path_factory.mktemp("export") / "smoke"
+    done = googlenet(
+        "export", smoke_run, "--to", "onnx,openvino,ncnn,torch", "--int8", "--max-drop", "0.1", "--calibration", "60",
+        "--limit", "200", "--threads", "1", "--out", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["max_error"] < 1e-4
+    assert {Path(file).name for file in done.json["files"]} == {path.name for path in out.iterdir()}
+    assert done.json["top1"] == json.loads((out / "model.json").read_text())["accuracy"]["float32"]["top1"]
+    return out
+
+
+@pytest.fixture(scope="module")
+def test_pictures() -> Split:
+    return load_dataset("fashion-mnist", validation=0, limit=100).test
+
+
+def as_trained(run: Checkpoint, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return run.network(run.preprocess.normalise(pixels.float()))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_answer_as_the_network(name: str, folder: Path, smoke_run: Path, test_pictures: Split) -> None:
+    """At other sizes and batches than the file was traced with, and from several threads at once."""
+    run = package.load(smoke_run)
+    engine = open_engine(folder, f"{name}:float32", threads=1)
+    assert (engine.name, engine.classes, engine.preprocess) == (name, run.classes, run.preprocess)
+    for height, width, count in ((16, 16, 7), (28, 28, 1), (23, 31, 3)):
+        pixels = test_pictures.images.repeat(1, 1, 2, 2)[:count, :, :height, :width]
+        expected = as_trained(run, pixels)
+        torch.testing.assert_close(engine(pixels), expected, rtol=0, atol=1e-4)
+    parts = torch.split(test_pictures.images[:40], 5)
+    found: dict[int, torch.Tensor] = {}
+    threads = [
+        threading.Thread(target=lambda place=place, part=part: found.update({place: engine(part)}))
+        for place, part in enumerate(parts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = torch.cat([found[place] for place in range(len(parts))])
+    torch.testing.assert_close(together, as_trained(run, test_pictures.images[:40]), rtol=0, atol=1e-4)
+
+
+def test_the_parity_report_has_every_engine_size_and_batch(folder: Path) -> None:
+    rows = json.loads((folder / "parity.json").read_text())["rows"]
+    cases = {(row["engine"], row["height"], row["width"], row["batch"]) for row in rows}
+    sides = [(16, 16), (1, 1), (17, 27)]
+    assert cases == {(name, *side, batch) for name in ENGINES for side in sides for batch in (1, 7)}
+    assert max(row["max_error"] for row in rows) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_int8(name: str, folder: Path, smoke_run: Path, test_pictures: Split) -> None:
+    """The int8 file is what answers unless float32 is asked for; it is smaller, near; its loss is written down."""
+    about = json.loads((folder / "model.json").read_text())
+    pixels = test_pictures.images
+    exact = open_engine(folder, f"{name}:float32", 1)(pixels)
+    found = open_engine(folder, name, 1)(pixels)
+    assert torch.equal(found, open_engine(folder, f"{name}:int8", 1)(pixels))
+    gap = (found - exact).abs().max()
+    assert 1e-4 < gap < 0.5 * exact.std()
+    sizes = [
+        sum((folder / file).stat().st_size for file in about["engines"][key]["files"])
+        for key in (name, f"{name}:int8")
+    ]
+    assert sizes[1] < 0.5 * sizes[0]
+    lost = about["int8"]["engines"][name]["drop"]
+    assert lost == about["accuracy"]["float32"]["top1"] - about["accuracy"][f"{name}:int8"]["top1"]
+    assert about["accuracy"][f"{name}:int8"]["images"] == 200
+
+
+def test_int8_that_loses_too_much_is_refused(folder: Path, smoke_run: Path) -> None:
+    data = load_dataset("fashion-mnist", validation=0, limit=60)
+    made = calibration(data.train, package.load(smoke_run).preprocess, 20)
+    assert len(made.ranges) == 20 and len(made.judged) == 40
+    work = folder.parent / "lossy"
+    shutil.copytree(folder, work)
+
+    def opened(engine: str, files: list[str]) -> object:
+        return open_engine(folder, f"{engine}:{'int8' if files else 'float32'}", 1)
+
+    with pytest.raises(FailedError, match="1 of 1 layers in float32"):
+        quantise("onnxruntime", work, made, ["classifier"], -2.0, opened)
+
+
+# Runs a program where our package and, but for its own example, PyTorch cannot be imported.
+ALONE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            raise ImportError(name + " is not here")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: Split, tmp_path: Path) -> None:
+    """A copy of the folder, elsewhere, names 100 pictures as the engine does here."""
+    shutil.copytree(folder, tmp_path / "copy")
+    files = []
+    for number, pixels in enumerate(test_pictures.images):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels[0].numpy()).save(files[-1])
+    refused = {"googlenet", *(() if name == "torch" else ("torch",))}
+    command = [sys.executable, "-I", "-c", ALONE.format(refused=refused), tmp_path / "copy" / f"predict_{name}.py"]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    named = [line.split(": ")[1].rsplit(" ", 1)[0] for line in done.stdout.splitlines()]
+    engine = open_engine(folder, f"{name}:float32", 1)
+    small = torch.stack([engine.preprocess.keep(picture) for picture in test_pictures.images])
+    assert named == [engine.classes[place] for place in engine(small).argmax(1).tolist()]
+
+
+def test_predict_and_evaluate_ask_engines(
+    folder: Path,
+    smoke_run: Path,
+    test_pictures: Split,
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of an exported folder and of a run; `auto` measures once and remembers."""
+    Image.fromarray(test_pictures.images[0, 0].numpy()).save(tmp_path / "picture.png")
+
+    def said(*arguments: object) -> object:
+        assert main([str(word) for word in arguments] + ["--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    (expected,) = said("predict", smoke_run, tmp_path / "picture.png")
+    for place, engine in ((folder, "onnxruntime:float32"), (smoke_run, "torch"), (smoke_run, "onnxruntime")):
+        (found,) = said("predict", place, tmp_path / "picture.png", "--engine", engine, "--threads", 1)
+        assert [top["label"] for top in found["top"]] == [top["label"] for top in expected["top"]]
+        np.testing.assert_allclose(
+            [top["probability"] for top in found["top"]], [top["probability"] for top in expected["top"]], atol=0.02
+        )
+    exact = said("evaluate", smoke_run, "--limit", 200)
+    found = said("evaluate", folder, "--limit", 200, "--threads", 1)  # auto
+    assert abs(found["top1"] - exact["top1"]) < 0.05
+    (kept,) = (cache / "googlenet" / "engines").iterdir()
+    chosen = json.loads(kept.read_text())
+    assert set(chosen["seconds"]) == {"torch", "onnxruntime:int8", "openvino:int8", "ncnn"}
+    kept.write_text(json.dumps({"engine": "ncnn"}))
+    assert open_engine(folder, "auto", 1).name == "ncnn"
+
+
+def test_colours_softmax_and_normalisation_across_channels(test_pictures: Split, tmp_path: Path) -> None:
+    """The paper's own network, in colour, with softmax inside: parity is what `export` holds it to."""
+    grey = test_pictures.images[:7].repeat(1, 1, 2, 2)
+    pictures = torch.cat([grey, 255 - grey, grey.flip(-1)], dim=1)
+    preprocess = Preprocess(40, 3, (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
+    model = package.create("googlenet", 5, width=0.25).eval()
+    trained = Trained("googlenet", model, preprocess, tuple("abcde"))
+    done = export(
+        trained, Pictures(pictures), tmp_path / "out", ["onnx", "openvino", "ncnn"], softmax=True, threads=1
+    )
+    assert done.max_error < 1e-4 and done.top1 is None
+    for name in ("onnxruntime", "openvino", "ncnn"):
+        logits = open_engine(done.folder, name, 1)(pictures)
+        torch.testing.assert_close(logits.exp().sum(1), torch.ones(7))
+        torch.testing.assert_close(logits.exp(), as_probabilities(model, preprocess, pictures), rtol=0, atol=1e-4)
+
+
+def as_probabilities(model: torch.nn.Module, preprocess: Preprocess, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(preprocess.normalise(pixels.float())).softmax(1)
+
+
+def test_what_is_refused(folder: Path, smoke_run: Path, tmp_path: Path) -> None:
+    """In one line, and nothing half-written."""
+    with pytest.raises(ValueError, match="uint8 pixels"):
+        open_engine(folder, "onnxruntime", 1)(torch.zeros(1, 1, 16, 16))
+    with pytest.raises(ValueError, match="did you mean openvino"):
+        open_engine(folder, "openvin")
+    with pytest.raises(ValueError, match="not an exported folder"):
+        open_engine(smoke_run)
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "model.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match="is not the file that was exported"):
+        open_engine(tmp_path / "copy", "openvino:float32")
+    about = json.loads((tmp_path / "copy" / "model.json").read_text())
+    del about["engines"]["ncnn"]
+    (tmp_path / "copy" / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="export with --to ncnn"):
+        open_engine(tmp_path / "copy", "ncnn")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    assert main(["export", str(smoke_run), "--to", "onnx", "--out", str(tmp_path / "mine")]) == 1
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", str(smoke_run), "--to", "coreml", "--out", str(tmp_path / "new")])
+    assert stopped.value.code == 2 and not (tmp_path / "new").exists()

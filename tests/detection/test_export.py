@@ -1,0 +1,56 @@
+"""The exported detector in ONNX Runtime, against PyTorch, on scenes of different sizes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from test_runs import scenes_run
+
+import googlenet
+from googlenet.detection.dataset import Detections
+from googlenet.detection.detector import Detector
+from googlenet.detection.export import BOX_BOUND, SCORE_BOUND, compare, export_detector
+from googlenet.detection.scenes import Scenes, generate
+from googlenet.training.checkpoint import Checkpoint
+from googlenet.training.recipe import Detection
+
+__all__ = ["scenes_run"]
+
+
+def test_boxes_are_those_of_pytorch(scenes_run: Path, tmp_path: Path, fashion_mnist_folder: Path) -> None:
+    checkpoint = googlenet.load(scenes_run)
+    scenes = list(generate(Scenes(test=12, sides=(40, 200), objects=(0, 8)), "test", str(fashion_mnist_folder)))
+    pictures = [scene.read(1) for scene in scenes] + [torch.zeros(1, 40, 4000, dtype=torch.uint8)]
+    path = tmp_path / "detector.onnx"
+    difference = export_detector(checkpoint, path, pictures)
+    assert difference.box <= BOX_BOUND and difference.score <= SCORE_BOUND and difference.pictures == 13
+    session = onnxruntime.InferenceSession(path)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(facts["classes"])) == checkpoint.classes
+    boxes, scores, labels = session.run(None, {"pixels": pictures[0].numpy()})
+    assert boxes.shape == (len(scores), 4) and labels.dtype == np.int64 and len(scores) > 0
+    assert (np.diff(scores) <= 0).all()
+    # Another network's answers are far: the comparison can fail.
+    torch.manual_seed(5)
+    other = Detector(googlenet.create("googlenet_bn", 10, 1, pools="padded", width=0.25, seed=9), 10,
+                     Detection(channels=32, depth=1, threshold=0.0)).eval()  # fmt: skip
+    assert compare(session, other, checkpoint.preprocess, pictures[:1]).box > BOX_BOUND
+
+
+def test_what_cannot_be_written_gets_one_line(scenes_run: Path, smoke_run: Path, tmp_path: Path) -> None:
+    checkpoint = googlenet.load(scenes_run)
+    torch.manual_seed(0)
+    two_stage = Detector(
+        googlenet.create("googlenet_bn", 3, 1, pools="padded", width=0.25), 3, Detection(head="faster_rcnn")
+    )
+    for wrong in (
+        googlenet.load(smoke_run),
+        Checkpoint(two_stage, checkpoint.preprocess, ("a", "b", "c"), checkpoint.recipe, {}),
+    ):
+        with pytest.raises(ValueError, match="one-stage"):
+            export_detector(wrong, tmp_path / "x.onnx", [])
+    assert not list(tmp_path.iterdir())
+    assert len(Detections.none().boxes) == 0
