@@ -1,23 +1,26 @@
 """The exported detector in ONNX Runtime, against PyTorch, on scenes of different sizes."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from test_runs import scenes_run
+from PIL import Image
 
 import googlenet
-from googlenet.detection.dataset import Detections
+from conftest import googlenet as command
+from googlenet.data.pictures import to_tensor
 from googlenet.detection.detector import Detector
 from googlenet.detection.export import BOX_BOUND, SCORE_BOUND, compare, export_detector
+from googlenet.detection.predict import detect
 from googlenet.detection.scenes import Scenes, generate
 from googlenet.training.checkpoint import Checkpoint
 from googlenet.training.recipe import Detection
-
-__all__ = ["scenes_run"]
 
 
 def test_boxes_are_those_of_pytorch(scenes_run: Path, tmp_path: Path, fashion_mnist_folder: Path) -> None:
@@ -40,6 +43,26 @@ def test_boxes_are_those_of_pytorch(scenes_run: Path, tmp_path: Path, fashion_mn
     assert compare(session, other, checkpoint.preprocess, pictures[:1]).box > BOX_BOUND
 
 
+def test_the_verb_writes_a_folder_that_needs_nothing_of_ours(scenes_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    told = command("export", scenes_run, "--to", "onnx", "--limit", "3", "--out", out, "--json").json
+    assert told["max_error"] <= BOX_BOUND and told["pictures"] == 3
+    picture = tmp_path / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90), np.uint8)).save(picture)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, out / "detect_onnxruntime.py", picture],
+        capture_output=True,
+        text=True,
+        env=clean,
+        check=True,
+    )
+    run = googlenet.load(scenes_run)
+    mine = detect(run.model, run.preprocess, [to_tensor(Image.open(picture), 1)])[0]
+    assert [one["score"] for one in json.loads(done.stdout)] == pytest.approx(mine.scores.tolist(), abs=SCORE_BOUND)
+    assert command("export", scenes_run, "--to", "onnx,ncnn", "--out", out).code == 2
+
+
 def test_what_cannot_be_written_gets_one_line(scenes_run: Path, smoke_run: Path, tmp_path: Path) -> None:
     checkpoint = googlenet.load(scenes_run)
     torch.manual_seed(0)
@@ -53,4 +76,3 @@ def test_what_cannot_be_written_gets_one_line(scenes_run: Path, smoke_run: Path,
         with pytest.raises(ValueError, match="one-stage"):
             export_detector(wrong, tmp_path / "x.onnx", [])
     assert not list(tmp_path.iterdir())
-    assert len(Detections.none().boxes) == 0
