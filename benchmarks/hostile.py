@@ -340,7 +340,7 @@ def main() -> None:
     """Start a server, attack it, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--examples", type=int, default=100, help="of schemathesis, for each route and phase")
+    parser.add_argument("--examples", type=int, default=25, help="of schemathesis, for each route and phase")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
