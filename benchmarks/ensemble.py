@@ -39,15 +39,16 @@ SPEED_SIZE = 96
 
 
 class InPrecision(nn.Module):
-    """The network computing in fewer bits, with answers in float32."""
+    """The network with its products in fewer bits, where the processor has them; answers in float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
         super().__init__()
-        self.model, self.dtype = model.to(dtype, memory_format=torch.channels_last), dtype
+        self.model, self.dtype = model.to(memory_format=torch.channels_last), dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, h, w) float32 -> logits float32."""
-        return self.model(x.to(self.dtype, memory_format=torch.channels_last)).float()
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(x.to(memory_format=torch.channels_last)).float()
 
 
 def kept(place: Path, make: Any) -> Any:
@@ -164,7 +165,8 @@ def speed(count: int) -> dict[str, Any]:
     large = Preprocess(SPEED_SIZE, 1, (0.0,), (1.0,))
     pictures = torch.stack([large.keep(picture) for picture in split.images])
     preprocess = replace(large, mean=(0.286,), std=(0.353,))
-    model = googlenet.create("googlenet_bn", 10, 1, pools="padded").eval().to(memory_format=torch.channels_last)
+    dtype = getattr(torch, pick_precision("auto", CPU))
+    model = InPrecision(googlenet.create("googlenet_bn", 10, 1, pools="padded"), dtype).eval()
     at_once = max(1, PIXELS_AT_ONCE // (CROPS_AT_ONCE * SPEED_SIZE**2))
     seconds: dict[str, list[float]] = {"crops": [], "plain": []}
     computed = 0

@@ -7,6 +7,7 @@ takes uint8; ncnn's takes the same numbers as floats, which is what its own read
 import copy
 import importlib
 import importlib.util
+import re
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ..errors import FailedError
@@ -40,6 +42,11 @@ class Order(NamedTuple):
         return self.fused.pyramid == (1,)
 
     @property
+    def least(self) -> int:
+        """The least height and width in pixels. Of one pixel PyTorch's archives would make another program."""
+        return max(2, self.fused.min_size)
+
+    @property
     def output(self) -> str:
         """The name of what comes out."""
         return OUTPUTS[self.softmax]
@@ -50,18 +57,37 @@ class Order(NamedTuple):
         return nn.Sequential(fused, nn.Softmax(1)) if self.softmax else fused
 
     def example(self) -> Tensor:
-        """Pixels to trace with: no two sides alike, so that none is taken for another."""
+        """Pixels to trace with: unlike sides, so that none is taken for another, and maps of several pixels."""
         height, width = self.size, self.size
         if self.any_size:
-            height, width = max(height, self.fused.min_size + 2), max(height, self.fused.min_size + 2) + 3
+            height = max(height, self.least + 2, 64)
+            width = height + 7
         return torch.zeros(2, self.fused.in_channels, height, width, dtype=torch.uint8)
 
-    def free(self) -> tuple[dict[int, Any], ...]:
-        """The dimensions of the input that stay open."""
-        sides = {2: "height", 3: "width"} if self.any_size else {}
-        least = {0: 1, 2: self.fused.min_size, 3: self.fused.min_size}
+    def program(self, by: Callable[[nn.Module], nn.Module | None], open_sides: bool) -> torch.export.ExportedProgram:
+        """The network as a graph of PyTorch's operators, with the layers that `by` names replaced.
+
+        The batch is open; height and width are with `open_sides`, as far as the network lets them.
+        """
+        sides = {2: "height", 3: "width"} if open_sides and self.any_size else {}
         names = {0: "batch", **sides}
-        return ({place: torch.export.Dim(name, min=least[place]) for place, name in names.items()},)
+        free = {place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()}
+        network = replaced(self.network(), by).eval()
+        # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
+        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
+
+
+class PaddedMaxPool(nn.Module):
+    """Ceil mode by a row and a column of zeros, which never win behind a ReLU: its size can be left open."""
+
+    def __init__(self, pool: nn.MaxPool2d):
+        super().__init__()
+        self.window, self.stride, self.rim = (_number(v) for v in (pool.kernel_size, pool.stride, pool.padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) -> the maxima."""
+        return nn.functional.max_pool2d(nn.functional.pad(x, (0, 1, 0, 1)), self.window, self.stride, self.rim)
 
 
 class OnnxMaxPool(nn.Module):
@@ -111,6 +137,11 @@ def onnx_layer(layer: nn.Module) -> nn.Module | None:
             return None
 
 
+def torch_layer(layer: nn.Module) -> nn.Module | None:
+    """What stands for `layer` in PyTorch's archive."""
+    return PaddedMaxPool(layer) if type(layer) is nn.MaxPool2d and layer.ceil_mode else None
+
+
 def ncnn_layer(layer: nn.Module) -> nn.Module | None:
     """What stands for `layer` on the way to ncnn."""
     return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if isinstance(layer, LocalResponseNorm) else None
@@ -132,21 +163,18 @@ def replaced(network: nn.Module, by: Callable[[nn.Module], nn.Module | None]) ->
 
 def to_torch(order: Order, folder: Path) -> list[str]:
     """``model.pt2``: an archive that `torch.export.load` reads, without our code."""
-    program = torch.export.export(order.network().eval(), (order.example(),), dynamic_shapes=order.free())
-    torch.export.save(program, folder / "model.pt2")
+    torch.export.save(order.program(torch_layer, open_sides=True), folder / "model.pt2")
     return ["model.pt2"]
 
 
 def to_onnx(order: Order, folder: Path) -> list[str]:
     """``model.onnx``, weights inside, checked against the standard; no operator of another domain is left over."""
     onnx = needed("onnx", "onnxscript")
-    network = replaced(order.network(), onnx_layer).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network,
-            (order.example(),),
-            dynamic_shapes=order.free(),
+            # Following open sides through the layers takes PyTorch long, and no operator here depends on them.
+            order.program(onnx_layer, open_sides=False),
             input_names=[INPUT],
             output_names=[order.output],
             opset_version=OPSET,
@@ -156,6 +184,10 @@ def to_onnx(order: Order, folder: Path) -> list[str]:
         )
     assert program is not None
     model = program.model_proto
+    if order.any_size:
+        for place, name in ((2, "height"), (3, "width")):
+            model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+        model.graph.ClearField("value_info")
     onnx.checker.check_model(model, full_check=True)
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign or model.functions:
@@ -194,25 +226,20 @@ def to_openvino(order: Order, folder: Path) -> list[str]:
     return ["model.xml", "model.bin"]
 
 
-class _Subtract(nn.Module):
-    """Less the mean pixel, as a normalisation with a deviation of 1, which ncnn has a layer for."""
-
-    def __init__(self, offset: Tensor):
-        super().__init__()
-        channels = offset.shape[1]
-        self.norm = nn.BatchNorm2d(channels, eps=0.0, affine=False)
-        self.norm.running_mean = offset.flatten().clone()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, h, w) -> the same shape."""
-        out: Tensor = self.norm(x)
-        return out
+def _subtraction(offset: Tensor) -> nn.Conv2d:
+    """Less the mean pixel, as a convolution of one pixel and one channel each, which ncnn has a layer for."""
+    channels = offset.shape[1]
+    layer = nn.Conv2d(channels, channels, 1, groups=channels)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.copy_(-offset.flatten())  # type: ignore[union-attr]
+    return layer
 
 
 class _ForNcnn(nn.Module):
     def __init__(self, fused: Fused):
         super().__init__()
-        self.subtract = nn.Identity() if fused.offset is None else _Subtract(fused.offset)
+        self.subtract = nn.Identity() if fused.offset is None else _subtraction(fused.offset)
         self.trunk, self.classifier, self.levels = fused.trunk, fused.classifier, fused.pyramid
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -253,7 +280,17 @@ def to_ncnn(order: Order, folder: Path) -> list[str]:
         raise FailedError(f"ncnn's converter cannot take this network: {last}; leave ncnn out of --to")
     if unknown:
         raise FailedError(f"ncnn has no layer for {', '.join(unknown)}; leave ncnn out of --to")
+    param = folder / "model.ncnn.param"
+    param.write_text(_padded_pools(param.read_text()))
     return ["model.ncnn.param", "model.ncnn.bin"]
+
+
+def _padded_pools(param: str) -> str:
+    """Max pools in ceil mode, as pools with a row and a column of padding.
+
+    ncnn's own ceil mode (5=0) gives a map smaller than its window too many rows, filled with the least number.
+    """
+    return re.sub(r"^(Pooling .* 0=0 .*) 5=0\b", r"\1 14=1 15=1 5=1", param, flags=re.MULTILINE)
 
 
 class Format(NamedTuple):

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-
 from torch import Tensor
 
 from ..data.loader import Turn, pictures_of

@@ -29,8 +29,8 @@ PRIOR = 0.01
 
 
 class Predicted(NamedTuple):
-    """Of all positions of all levels: class `logits` (n, positions, classes), `boxes` (n, positions, 4) in pixels, the
-    logit of being at the box's centre (n, positions); where the positions look, and their strides."""
+    """Of all positions of all levels: class `logits` (n, positions, classes), `boxes` (n, positions, 4) in pixels,
+    the logit of being at the box's centre (n, positions); where the positions look, and their strides."""
 
     logits: Tensor
     boxes: Tensor

@@ -103,12 +103,13 @@ class Fused(nn.Module):
         return logits
 
 
-def fuse(model: Network, preprocess: Normalisation) -> Fused:
+def fuse(model: Network, preprocess: Normalisation, *, merge: bool = True) -> Fused:
     """`model` with the normalisation of `preprocess` inside: raw pixels to logits, in evaluation mode.
 
     The result computes what ``model(preprocess.normalise(pixels))`` does, to 1e-4 in the logits (float32 rounds
     differently; the tests hold every member to it), with 8-bit or float pixels in 0..255 in the channel order of
-    `preprocess`. Auxiliary heads, which answer nothing in use, are left out. `model` is not changed and shares no
+    `preprocess`. With ``merge=False`` sibling convolutions stay apart, for engines that would copy to split their
+    output. Auxiliary heads, which answer nothing in use, are left out. `model` is not changed and shares no
     memory with the result. ValueError where the network has no classifier or other channels than `preprocess`.
     """
     if not isinstance(model.classifier, nn.Linear) or not model.pooled:
@@ -117,13 +118,15 @@ def fuse(model: Network, preprocess: Normalisation) -> Fused:
         raise ValueError(f"the network takes {model.in_channels} channels, its pixels have {len(preprocess.mean)}")
     like = model.classifier.weight
     with torch.no_grad():
-        trunk = nn.Sequential(OrderedDict((name, _fused(layer)) for name, layer in model.trunk.named_children()))
+        trunk = nn.Sequential(
+            OrderedDict((name, _fused(layer, merge)) for name, layer in model.trunk.named_children())
+        )
         offset = _fold_normalisation(trunk[0], preprocess)
         fused = Fused(trunk, copy.deepcopy(model.classifier), offset, model)
     return fused.to(like.device, like.dtype).requires_grad_(False).eval()
 
 
-def _fused(layer: nn.Module) -> nn.Module:
+def _fused(layer: nn.Module, merge: bool) -> nn.Module:
     """One layer of a trunk; what has no weights is copied."""
     match layer:
         case ConvUnit():
@@ -135,34 +138,35 @@ def _fused(layer: nn.Module) -> nn.Module:
                     (layer.reduce3x3, layer.conv3x3),
                     (layer.reduce5x5, layer.conv5x5),
                     (layer.pool, layer.pool_proj),
-                )
+                ),
+                merge,
             )
         case Parallel():
-            return _block([tuple(path.children()) for path in layer.children()])
+            return _block([tuple(path.children()) for path in layer.children()], merge)
         case Residual():
             weight, bias = layer.expand.weight.double(), layer.expand.bias
             assert bias is not None
             expand = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
             expand.weight.copy_(weight * layer.scale)
             expand.bias.copy_(bias.double() * layer.scale)  # type: ignore[union-attr]
-            return FusedResidual(_fused(layer.paths), expand, layer.relu)
+            return FusedResidual(_fused(layer.paths, merge), expand, layer.relu)
         case _:
             return copy.deepcopy(layer)
 
 
-def _block(paths: Sequence[tuple[nn.Module, ...]]) -> FusedBlock:
+def _block(paths: Sequence[tuple[nn.Module, ...]], merge: bool) -> FusedBlock:
     firsts = [path[0] for path in paths]
     siblings = [first for first in firsts if _is_pointwise(first)]
-    if len(siblings) < 2:
-        return FusedBlock(None, [0] * len(paths), [_sequence(path) for path in paths])
+    if not merge or len(siblings) < 2:
+        return FusedBlock(None, [0] * len(paths), [_sequence(path, merge) for path in paths])
     weight, bias = (torch.cat(tensors) for tensors in zip(*map(folded, siblings), strict=True))
     widths = [first.conv.out_channels if _is_pointwise(first) else 0 for first in firsts]
-    rests = [_sequence(path[1:] if width else path) for path, width in zip(paths, widths, strict=True)]
+    rests = [_sequence(path[1:] if width else path, merge) for path, width in zip(paths, widths, strict=True)]
     return FusedBlock(conv_relu(weight, bias, siblings[0].conv), widths, rests)
 
 
-def _sequence(layers: Sequence[nn.Module]) -> nn.Module:
-    fused = [_fused(layer) for layer in layers]
+def _sequence(layers: Sequence[nn.Module], merge: bool) -> nn.Module:
+    fused = [_fused(layer, merge) for layer in layers]
     return fused[0] if len(fused) == 1 else nn.Sequential(*fused)
 
 
