@@ -332,7 +332,7 @@ def schemathesis(url: str, examples: int) -> dict[str, Any] | None:
     command = [program, "run", f"{url}/openapi.json", "--checks", "not_a_server_error", "--no-color",
                "--max-examples", str(examples), "--generation-deterministic",
                "--request-timeout", str(PATIENCE)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tempfile.mkdtemp())
     return {"exit_code": done.returncode, "said": done.stdout.strip().splitlines()[-12:]}
 
 
