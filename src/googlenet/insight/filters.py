@@ -147,7 +147,8 @@ def _fit(
     half = max(float(np.abs(axis).max()) for axis in places) + 0.5
 
     def misses(free: Array) -> Array:
-        return _wave(_bounded(free, half), *places) - pattern
+        missed: Array = _wave(_bounded(free, half), *places) - pattern
+        return missed
 
     # Of every start the best cosine and sine parts, in closed form; what they catch of the pattern ranks the starts.
     parts = np.linalg.pinv(waves) @ pattern
