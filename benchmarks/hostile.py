@@ -319,7 +319,7 @@ def write_run(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     recipe = recipe_from_dict({"data": {"source": "folder:none"}, "model": {"name": "googlenet_bn", "width": 0.25}})
-    pixels = Preprocess(size=40, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    pixels = Preprocess(size=64, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     classes = ("cat", "dog", "bird", "fish", "fox")
     save_weights(folder / "model.safetensors", Checkpoint(build_model(recipe, 5, 3), pixels, classes, recipe, {}))
 

@@ -85,7 +85,7 @@ def in_thread(run: Path, key: str | None = None, engine: str | None = None, **li
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow network with batch normalisation for 40 pixels and five classes, its weights random."""
+    """A narrow network with batch normalisation for 64 pixels and five classes, its weights random."""
     run: Path = tmp_path_factory.mktemp("runs") / "small"
     hostile().write_run(run)
     return run
@@ -148,7 +148,7 @@ def said(top: list[dict[str, Any]]) -> dict[str, float]:
     return {one["label"]: one["probability"] for one in top}
 
 
-def png(side: int = 40, seed: int = 0) -> bytes:
+def png(side: int = 64, seed: int = 0) -> bytes:
     """A picture's file."""
     rows = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()

@@ -69,7 +69,7 @@ def test_commands(page: Path, desk: Path) -> None:
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += SHORT
         if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
-            arguments += [*SHORT, "--members=2"]
+            arguments += [*SHORT, "--members=2", "--model.width=0.25"]
         if arguments[0] == "evaluate" and "--limit" not in arguments:
             arguments += ["--limit", "20" if "--crops" in arguments else "200"]
         if arguments[0] == "explain" and "--limit" not in arguments:
