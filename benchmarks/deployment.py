@@ -1,8 +1,8 @@
 """GoogLeNet at 224 px, batch 1: our files beside torchvision's network with the same weights in the same engines.
 
 Trains torchvision's port of GoogLeNet on Fashion-MNIST for a minute (or takes ``--run``), exports it with int8, and
-measures latency at 224 px, every side in a process of its own, in turn. The int8 files' accuracy is of the 10,000 test
-pictures at the run's own size. Prints a table and the ratios, and with ``--json`` one JSON document. Run:
+measures latency at 224 px, every side in a process of its own, in turn. The int8 files' accuracy is of the 10,000
+test pictures at the run's own size. Prints a table and the ratios, and with ``--json`` one JSON document. Run:
 make bench-deployment
 """
 

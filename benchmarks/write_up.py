@@ -260,14 +260,15 @@ def deployment(found: Found) -> str:
     kept = ", ".join(r["left_in_float32"]) or "none"
     return (
         f"{table(head, rows)}\n\n"
-        f"- float32: {r['float32']} takes **{r['float32_to_peer']}** of the time of the best peer ({r['peer']}) with the "
-        f"same weights, **{r['float32_to_product']}** of the time of a matrix product of as many multiplications;\n"
-        f"- int8: {r['int8']} is **{r['peer_to_int8']}** times as fast as that peer and loses **{r['top1_lost']:.4f}** of "
-        f"top-1 ({r['top1']:.4f} to {r['top1_int8']:.4f} on {r['images']:,} test pictures); layers left in float32: {kept};\n"
+        f"- float32: {r['float32']} takes **{r['float32_to_peer']}** of the time of the best peer ({r['peer']}) with "
+        f"the same weights, **{r['float32_to_product']}** of that of a matrix product of as many multiplications;\n"
+        f"- int8: {r['int8']} is **{r['peer_to_int8']}** times as fast as that peer and loses "
+        f"**{r['top1_lost']:.4f}** of top-1 ({r['top1']:.4f} to {r['top1_int8']:.4f} on {r['images']:,} test "
+        f"pictures); layers left in float32: {kept};\n"
         f"- torchvision's network in plain PyTorch takes **{r['eager_to_float32']}** times as long as our float32, "
         f"**{r['eager_to_int8']}** times as long as our int8.\n\n"
-        f"224 px, {found['threads']} threads, {found['rounds']} rounds of {found['seconds'] / found['rounds']:g} s, each "
-        f"side a process of its own; {', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"224 px, {found['threads']} threads, {found['rounds']} rounds of {found['seconds'] / found['rounds']:g} s, "
+        f"each side a process of its own; {', '.join(f'{name} {version}' for name, version in versions.items())}; "
         f"{found['cpu_capability']}."
     )
 
@@ -283,8 +284,8 @@ def export_parity(found: Found) -> str:
     rows = [[f"`{row['name']}`", *(said(row, engine) for engine in engines)] for row in found["rows"]]
     whole = ", ".join(f"{name} {value:.1e}" for name, value in found["all"].items())
     return (
-        f"{table(['member', *engines], rows)}\n\nRaw bytes against `Preprocess` and the network on {found['pictures']:,} "
-        f"test pictures: {whole}. torch {found['torch']}."
+        f"{table(['member', *engines], rows)}\n\nRaw bytes against `Preprocess` and the network on "
+        f"{found['pictures']:,} test pictures: {whole}. torch {found['torch']}."
     )
 
 

@@ -71,12 +71,11 @@ class Order(NamedTuple):
         """
         sides = {2: "height", 3: "width"} if open_sides and self.any_size else {}
         names = {0: "batch", **sides}
-        free = {
-            place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()
-        }
+        free = {place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()}
         network = replaced(self.network(), by).eval()
         # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        config: Any = torch.fx.experimental._config
+        with config.patch(backed_size_oblivious=True):
             return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
 
 

@@ -14,8 +14,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """The arguments ``--engine`` and ``--threads``."""
     parser.add_argument(
         "--engine", metavar="NAME",
-        help="torch, onnxruntime, openvino, ncnn, or auto, the quickest here (default: the network as it was trained, "
-        "or of an exported folder auto)",
+        help="torch, onnxruntime, openvino, ncnn, or auto, the quickest here (default: the network as it was "
+        "trained; of an exported folder auto)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: all cores)")
 

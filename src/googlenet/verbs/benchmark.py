@@ -103,7 +103,7 @@ def _trained(target: str) -> "tuple[Trained, Checkpoint | None]":
 
     if target not in MODELS:
         run = load(target)
-        return Trained(run.recipe.model.name or "googlenet", run.model, run.preprocess, run.classes), run
+        return Trained(run.recipe.model.name or "googlenet", run.network, run.preprocess, run.classes), run
     preprocess = Preprocess(MODELS[target].input_size, 3, (0.5,) * 3, (0.5,) * 3)
     return Trained(target, create(target).eval(), preprocess, tuple(map(str, range(1000)))), None
 
