@@ -74,7 +74,8 @@ class Order(NamedTuple):
         free = {place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()}
         network = replaced(self.network(), by).eval()
         # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        config: Any = torch.fx.experimental._config
+        with config.patch(backed_size_oblivious=True):
             return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
 
 
