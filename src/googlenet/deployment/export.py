@@ -17,6 +17,7 @@ from ..data.dataset import Split
 from ..data.preprocess import Preprocess
 from ..errors import FailedError
 from ..evaluation.metrics import scores
+from ..models.ensemble import Ensemble
 from ..models.fusion import fuse
 from ..models.network import Network
 from . import parity
@@ -32,12 +33,22 @@ PARITY = "parity.json"
 
 
 class Trained(NamedTuple):
-    """What is exported: a network by its catalogue name, and how its pictures are made and its classes called."""
+    """What is exported: a network by its catalogue name, how its pictures are made, what its classes are called.
+
+    An ensemble goes by its first member's name.
+    """
 
     name: str
-    model: Network
+    model: Network | Ensemble
     preprocess: Preprocess
     classes: tuple[str, ...]
+
+    @property
+    def network(self) -> Network:
+        """The single network; ValueError where there are several."""
+        if isinstance(self.model, Ensemble):
+            raise ValueError("this takes one network: name a member of the ensemble, such as RUN/member-1")
+        return self.model
 
 
 class Pictures(NamedTuple):
@@ -86,6 +97,8 @@ def export(
     file loses too much.
     """
     check_place(out)
+    if int8 and isinstance(trained.model, Ensemble):
+        raise ValueError("int8 is fitted to one network: export a member, such as RUN/member-1, or leave --int8 off")
     order = Order(fuse(trained.model, trained.preprocess, merge=False), trained.preprocess.size, softmax)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -176,7 +189,11 @@ def _quantised(
         raise ValueError("int8 needs training pictures and a test set; name them with --data")
     made = calibration(pictures.calibration, trained.preprocess, int8.pictures)
     layers = [
-        *(name for name, layer in trained.model.trunk.named_children() if next(layer.parameters(), None) is not None),
+        *(
+            name
+            for name, layer in trained.network.trunk.named_children()
+            if next(layer.parameters(), None) is not None
+        ),
         "classifier",
     ]
     exact = description
