@@ -13,7 +13,6 @@ from PIL import Image
 import googlenet as package
 from googlenet.cli import main
 from googlenet.data.sources import load_dataset
-from googlenet.deployment.engines import open_engine
 from googlenet.errors import InterruptedRunError
 from googlenet.models.ensemble import Ensemble, networks_of
 from googlenet.training import ensemble
@@ -134,24 +133,6 @@ def test_predict_and_evaluate_take_the_folder(pair: Path, tmp_path: Path, capsys
     assert main(["evaluate", str(pair), "--sizes", "16,20", "--limit", "50", "--out", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows[0]["macs"] > 0
-
-
-def test_export_takes_the_folder(pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "exported"
-    flags = ["--limit", "60", "--threads", "1", "--out", str(out), "--json"]
-    for refused, said in (
-        (["--to", "onnx", "--int8"], "int8 is fitted to one network: export a member"),
-        (["--to", "ncnn"], "ncnn takes one network: export a member"),
-    ):
-        assert main(["export", str(pair), *refused, *flags]) == 1
-        assert said in capsys.readouterr().err and not out.exists()
-    assert main(["export", str(pair), "--to", "onnx", *flags]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["max_error"] < 1e-4 and found["accuracy"]["float32"]["images"] == 60
-    pixels, whole = load_dataset("fashion-mnist", limit=7).test.images, package.load(pair)
-    with torch.no_grad():
-        expected = whole.model(whole.preprocess.normalise(pixels.float()))
-    torch.testing.assert_close(open_engine(out, "onnxruntime", 1)(pixels), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_wrong_usage_leaves_nothing_behind(pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

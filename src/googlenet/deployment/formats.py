@@ -252,9 +252,9 @@ class _ForNcnn(nn.Module):
 
 def to_ncnn(order: Order, folder: Path) -> list[str]:
     """``model.ncnn.param`` and ``model.ncnn.bin``, weights in float32, through ncnn's own converter pnnx."""
-    if isinstance(order.fused, FusedEnsemble):
-        raise ValueError("ncnn takes one network: export a member, such as RUN/member-1, or leave ncnn out of --to")
     pnnx = needed("pnnx")
+    if isinstance(order.fused, FusedEnsemble):
+        raise FailedError("ncnn's file holds one network: export a member, such as RUN/member-1, or leave ncnn out")
     network: nn.Module = replaced(_ForNcnn(copy.deepcopy(order.fused).cpu().float()), ncnn_layer)
     network = (nn.Sequential(network, nn.Softmax(1)) if order.softmax else network).eval()
     # One picture: ncnn answers one at a time. A second size tells the converter that sizes are open.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..models.catalogue import create
+from ..models.ensemble import Ensemble
 from ..models.key_maps import ORIGINS
 from ..models.network import Network
 from ..models.summary import summarise
@@ -25,13 +26,15 @@ def our_sides(
     What the processes need besides is written into `work`.
     """
     channels = trained.preprocess.channels
-    macs = multiply_adds(trained.network, sizes)
+    if isinstance(trained.model, Ensemble):
+        raise ValueError("networks are measured one by one: name a member, such as RUN/member-1")
+    macs = multiply_adds(trained.model, sizes)
     sides = []
     if "torch" in engines:
         weights = work / "ours.pt"
-        torch.save(trained.network.state_dict(), weights)
+        torch.save(trained.model.state_dict(), weights)
         spec: dict[str, Any] = {
-            "kind": "eager", "library": "googlenet", "arguments": trained.network.arguments, "tensors": str(weights),
+            "kind": "eager", "library": "googlenet", "arguments": trained.model.arguments, "tensors": str(weights),
             "mean": trained.preprocess.mean, "std": trained.preprocess.std, "channels": channels,
         }  # fmt: skip
         sides.append(Side("ours, torch (fused)", spec, macs, None, _top1(description.accuracy, "float32")))
@@ -54,11 +57,11 @@ def peer_sides(trained: Trained, cases: Sequence[tuple[int, int]], work: Path) -
     With as many channels and classes as ours; torchvision's has our weights where ours is that network, others fresh
     ones. `cases` are sizes and batches; peers that do not take the sizes are left out.
     """
-    channels, classes = trained.preprocess.channels, trained.network.num_classes
+    channels, classes = trained.preprocess.channels, trained.model.num_classes
     sizes = sorted({size for size, _ in cases})
     tensors = None
     if trained.name == "googlenet_torchvision":
-        ours = {k: v for k, v in trained.network.state_dict().items() if not k.startswith(AUXILIARY)}
+        ours = {k: v for k, v in trained.model.state_dict().items() if not k.startswith(AUXILIARY)}
         tensors = to_theirs(ORIGINS["torchvision:googlenet"], ours, trained.name)
         torch.save(tensors, work / "theirs.pt")
     like = create("googlenet_torchvision", classes, channels)

@@ -105,7 +105,7 @@ class Fused(nn.Module):
 
 
 class FusedEnsemble(nn.Module):
-    """Networks that take raw pixels and answer as one. `fuse` makes it of an ensemble."""
+    """Several `Fused` networks that answer as one. `pyramid` is one of a member whose pooling fixes the size."""
 
     def __init__(self, networks: Sequence[Fused]):
         super().__init__()
@@ -113,7 +113,6 @@ class FusedEnsemble(nn.Module):
         first = networks[0]
         self.num_classes, self.in_channels = first.num_classes, first.in_channels
         self.min_size = max(network.min_size for network in networks)
-        # Of the grids the finest: where one has several cells, the size of the pictures is fixed for all.
         self.pyramid = max((network.pyramid for network in networks), key=max)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -123,25 +122,20 @@ class FusedEnsemble(nn.Module):
 
 @overload
 def fuse(model: Network, preprocess: Normalisation, *, merge: bool = True) -> Fused: ...
-
-
 @overload
-def fuse(model: Ensemble, preprocess: Normalisation, *, merge: bool = True) -> FusedEnsemble: ...
-
-
+def fuse(model: Network | Ensemble, preprocess: Normalisation, *, merge: bool = True) -> Fused | FusedEnsemble: ...
 def fuse(model: Network | Ensemble, preprocess: Normalisation, *, merge: bool = True) -> Fused | FusedEnsemble:
     """`model` with the normalisation of `preprocess` inside: raw pixels to logits, in evaluation mode.
 
     The result computes what ``model(preprocess.normalise(pixels))`` does, to 1e-4 in the logits (float32 rounds
     differently; the tests hold every member to it), with 8-bit or float pixels in 0..255 in the channel order of
     `preprocess`. With ``merge=False`` sibling convolutions stay apart, for engines that would copy to split their
-    output. Auxiliary heads, which answer nothing in use, are left out. `model` is not changed and shares no
-    memory with the result. Of an ensemble every member is fused. ValueError where the network has no classifier or
+    output. An ensemble's members are fused one by one. Auxiliary heads, which answer nothing in use, are left out.
+    `model` is not changed and shares no memory with the result. ValueError where the network has no classifier or
     other channels than `preprocess`.
     """
     if isinstance(model, Ensemble):
-        members = [fuse(network, preprocess, merge=merge) for network in networks_of(model)]
-        return FusedEnsemble(members).eval()
+        return FusedEnsemble([fuse(network, preprocess, merge=merge) for network in networks_of(model)])
     if not isinstance(model.classifier, nn.Linear) or not model.pooled:
         raise ValueError("a network without its classifier cannot be fused; give it one with reset_head")
     if len(preprocess.mean) != model.in_channels:

@@ -54,17 +54,12 @@ class Checkpoint:
     @property
     def network(self) -> Network:
         """The single network; ValueError where there are several."""
-        if isinstance(self.classifier, Ensemble):
+        if isinstance(self.model, Ensemble):
             raise ValueError("this is an ensemble: name one of its members, such as RUN/member-1")
-        return self.classifier
-
-    @property
-    def classifier(self) -> Network | Ensemble:
-        """The model, of which both answer with logits; ValueError for one that finds objects."""
         if self.recipe.task == "detection":
             raise ValueError("this network finds objects, it does not classify pictures")
-        model: Network | Ensemble = self.model
-        return model
+        network: Network = self.model
+        return network
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
