@@ -8,6 +8,7 @@ takes the place of itself, and a run that goes on does the parts that have no fi
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,13 +57,12 @@ def predict_in_parts(
         raise ValueError("there are no pictures to answer")
     out.mkdir(parents=True, exist_ok=True)
     _check_plan(out, list(paths), about, part)
-    parts = [
-        {"part": start // part, "paths": list(paths[start : start + part])} for start in range(0, len(paths), part)
-    ]
-    left = [one for one in parts if not part_file(out, one["part"]).exists()]
+    parts = [list(paths[start : start + part]) for start in range(0, len(paths), part)]
+    left = [{"part": number, "paths": one} for number, one in enumerate(parts) if not part_file(out, number).exists()]
     if left:
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
         data = ray.data.from_items(left, override_num_blocks=len(left))
         done = data.map_batches(
@@ -71,12 +71,10 @@ def predict_in_parts(
             batch_size=1,
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
-            max_restarts=-1,
-            max_task_retries=-1,
         )
         for _ in done.iter_rows():
             pass
-    return _counted(out, parts, len(parts) - len(left))
+    return _counted(out, len(parts), len(parts) - len(left))
 
 
 def part_file(out: Path, number: int) -> Path:
@@ -141,12 +139,12 @@ def _check_plan(out: Path, paths: list[str], about: dict[str, Any], part: int) -
         raise ValueError(f"{out}: was begun with other {', '.join(differing)}; name another folder")
 
 
-def _counted(out: Path, parts: list[dict[str, Any]], resumed: int) -> Summary:
+def _counted(out: Path, parts: int, resumed: int) -> Summary:
     import pyarrow.parquet as pq
 
     pictures = problems = 0
-    for one in parts:
-        found = pq.read_table(part_file(out, one["part"]), columns=["problem"])
+    for number in range(parts):
+        found = pq.read_table(part_file(out, number), columns=["problem"])
         pictures += found.num_rows
         problems += found.num_rows - found["problem"].null_count
-    return Summary(pictures, problems, len(parts), resumed)
+    return Summary(pictures, problems, parts, resumed)
