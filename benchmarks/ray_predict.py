@@ -1,4 +1,7 @@
-"""20,000 pictures answered by two workers under Ray Data; one of them is killed half-way. Run: make bench-ray_predict"""
+"""20,000 pictures answered by two workers under Ray Data; one of them is killed half-way.
+
+Run: make bench-ray_predict
+"""
 
 import argparse
 import json

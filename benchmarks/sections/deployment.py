@@ -78,9 +78,9 @@ def serving(found: Found) -> str:
 def ray_predict(found: Found) -> str:
     """What became of every picture."""
     return (
-        f"{found['pictures']:,} pictures in {found['parts']} parts, {found['workers']} workers; {found['killed']} killed "
-        f"when {found['parts_when_killed']} parts were done. Rows: **{found['rows']:,}**, missing {found['missing']}, twice "
-        f"{found['twice']}; {found['seconds']} s, Ray's start of the workers included."
+        f"{found['pictures']:,} pictures in {found['parts']} parts, {found['workers']} workers; "
+        f"{found['killed']} killed when {found['parts_when_killed']} parts were done. Rows: **{found['rows']:,}**, "
+        f"missing {found['missing']}, twice {found['twice']}; {found['seconds']} s, Ray's start of the workers included."
     )
 
 
