@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def explained(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """Everything that can be asked, answered once."""
     out = tmp_path_factory.mktemp("explained") / "deep" / "inside"
-    done = googlenet("explain", run, SAMPLE, SAMPLE, "--out", out, "--what", "all", "--limit", 70, "--json")
+    done = googlenet("explain", run, SAMPLE, SAMPLE, "--out", out, "--what", "all", "--limit", 40, "--json")
     assert done.code == 0, done.err
     return out, done.json
 
@@ -82,7 +82,7 @@ def test_the_figures_belong_together(explained: tuple[Path, dict], run: Path) ->
     assert len(answer["paths"]["rows"]) == 36
     assert [row["head"] for row in answer["depth"]["heads"]] == ["inception_4a", "inception_4d", "classifier"]
     assert answer["depth"]["heads"][-1]["top1"] == pytest.approx(answer["paths"]["top1"])
-    assert {row["steps"] for row in answer["gradients"]} == {0, 2}
+    assert {row["steps"] for row in answer["gradients"]} == {0, 1}
     assert sum(answer["units"]["blocks"]) == answer["units"]["units"]
 
 

@@ -173,7 +173,7 @@ def open_run(place: str, engine: str | None = None, threads: int | None = None) 
         answers = asked.engine
         if exported:
             return Opened(answers, asked.min_size)
-    checkpoint = load(place)
+    checkpoint = load(place, task="classification")
     model, preprocess = checkpoint.model, checkpoint.preprocess
     if engine is None:
         answers = TorchEngine(model, preprocess, checkpoint.classes)
