@@ -80,7 +80,7 @@ def ray_predict(found: Found) -> str:
     return (
         f"{found['pictures']:,} pictures in {found['parts']} parts, {found['workers']} workers; "
         f"{found['killed']} killed when {found['parts_when_killed']} parts were done. Rows: **{found['rows']:,}**, "
-        f"missing {found['missing']}, twice {found['twice']}; {found['seconds']} s, Ray's start of the workers included."
+        f"missing {found['missing']}, twice {found['twice']}; {found['seconds']} s, with the workers' start."
     )
 
 
