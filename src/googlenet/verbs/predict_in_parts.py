@@ -1,6 +1,7 @@
 """``googlenet predict --ray``: a large folder, by several workers, to Parquet files."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,7 +45,9 @@ def predict_in_parts(args: argparse.Namespace, sizes: Sequence[int]) -> None:
         return answers_of(run, engine, top, list(sizes), flip)
 
     print(f"{len(paths):,} pictures, {workers} workers", file=sys.stderr)
-    done = ray_predicting.predict_in_parts(paths, ready, about, Path(args.out).absolute(), workers)
+    # Ray tells of workers that died on standard output, which is for the answer alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        done = ray_predicting.predict_in_parts(paths, ready, about, Path(args.out).absolute(), workers)
     document = {"out": args.out, **done._asdict()}
     again = f", {done.resumed} of {done.parts} parts were there" if done.resumed else ""
     answer(

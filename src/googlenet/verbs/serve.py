@@ -75,8 +75,6 @@ def serve(argv: list[str]) -> None:
     key = _key(args)
 
     threads = args.threads or os.cpu_count() or 1
-    if key is None and args.host not in LOOPBACK:
-        print(f"no key is asked for, and {args.host} may be reached by others: see --api-key-file", file=sys.stderr)
     try:
         from ..deployment.serving.limits import Limits
         from ..deployment.serving.server import address_of, listen
@@ -95,6 +93,8 @@ def serve(argv: list[str]) -> None:
     plan = Plan(places, args.engine, args.threads, threads, limits, key, args.watch)
     bound = listen(args.host, args.port)
     url = address_of(bound)
+    if key is None and args.host not in LOOPBACK:
+        print(f"no key is asked for, and {args.host} may be reached by others: see --api-key-file", file=sys.stderr)
 
     def started() -> None:
         text = json.dumps({"url": url, "models": list(places)}) if args.json else f"{', '.join(places)} at {url}"
