@@ -4,6 +4,7 @@ Run: make bench-ray_predict
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from PIL import Image
 
 import googlenet
 from googlenet.data.sources import load_dataset
-from googlenet.deployment.ray_predicting import PART, part_file, predict_in_parts
+from googlenet.deployment.ray_predicting import PART, Answers, part_file, predict_in_parts
 from googlenet.verbs.predict_in_parts import answers_of
 
 
@@ -74,9 +75,11 @@ def main() -> None:
     found: list[tuple[int, ...]] = []
 
     def answer() -> None:
-        found.append(
-            predict_in_parts(paths, lambda: answers_of(run, None, 5, [size], False), {}, out, options.workers)
-        )
+        def ready() -> Answers:
+            return answers_of(run, None, 5, [size], False)
+
+        with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of workers that died
+            found.append(predict_in_parts(paths, ready, {}, out, options.workers))
 
     begun = time.perf_counter()
     working = threading.Thread(target=answer)
