@@ -75,6 +75,15 @@ def serving(found: Found) -> str:
     )
 
 
+def ray_predict(found: Found) -> str:
+    """What became of every picture."""
+    return (
+        f"{found['pictures']:,} pictures in {found['parts']} parts, {found['workers']} workers; "
+        f"{found['killed']} killed when {found['parts_when_killed']} parts were done. Rows: **{found['rows']:,}**, "
+        f"missing {found['missing']}, twice {found['twice']}; {found['seconds']} s, with the workers' start."
+    )
+
+
 def hostile(found: Found) -> str:
     """How many requests, what they were answered, what the memory did."""
     statuses: dict[str, int] = {}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from googlenet.training.checkpoint import load
+from googlenet.training.checkpoint import Checkpoint, load
 from servers import Running, offline, png, said
 
 
@@ -49,7 +49,8 @@ def test_several_sizes_are_averaged(client: httpx.Client, small_run: Path, pictu
 def test_requests_that_come_together_are_computed_together(server: Running, small_run: Path) -> None:
     import asyncio
 
-    expected = [offline_bytes(small_run, png(seed=seed)) for seed in range(24)]
+    checkpoint = load(small_run)
+    expected = [plainly(checkpoint, png(seed=seed)) for seed in range(24)]
 
     async def ask() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as asking:
@@ -63,9 +64,8 @@ def test_requests_that_come_together_are_computed_together(server: Running, smal
     assert float(rows["googlenet_batch_pictures_sum"]) > float(rows["googlenet_batch_pictures_count"])
 
 
-def offline_bytes(run: Path, data: bytes) -> dict[str, float]:
+def plainly(checkpoint: Checkpoint, data: bytes) -> dict[str, float]:
     """The network's answer to a picture of its own size, without any of the package's reading."""
-    checkpoint = load(run)
     rows = np.asarray(Image.open(io.BytesIO(data)), dtype=np.float32) / 255
     mean, std = np.float32(checkpoint.preprocess.mean), np.float32(checkpoint.preprocess.std)
     with torch.inference_mode():
