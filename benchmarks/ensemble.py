@@ -1,8 +1,8 @@
 """The paper's table for Fashion-MNIST: one network and seven, asked with 1, 10 and 144 crops; and what crops cost.
 
 Trains the seven of `fashion-mnist-fast`, answers the 10,000 test pictures, and says of a single network's crops which
-scale helps and which harms. With `--folder`, what is there already (members, answers) is not made again, so that an
-interrupted call goes on. Then the speed: 144 crops of pictures at 96 px, beside plain batches of the same tensors.
+scale helps and which harms. Members and answers are kept in `--folder`, so that an interrupted call goes on; remove
+it to begin anew. Then the speed: 144 crops of pictures at 96 px, beside plain batches of the same tensors.
 Run: make bench-ensemble
 """
 
@@ -10,7 +10,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -40,15 +39,16 @@ SPEED_SIZE = 96
 
 
 class InPrecision(nn.Module):
-    """The network computing in fewer bits, with answers in float32."""
+    """The network with its products in fewer bits, where the processor has them; answers in float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
         super().__init__()
-        self.model, self.dtype = model.to(dtype, memory_format=torch.channels_last), dtype
+        self.model, self.dtype = model.to(memory_format=torch.channels_last), dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, h, w) float32 -> logits float32."""
-        return self.model(x.to(self.dtype, memory_format=torch.channels_last)).float()
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(x.to(memory_format=torch.channels_last)).float()
 
 
 def kept(place: Path, make: Any) -> Any:
@@ -104,6 +104,7 @@ def the_table(folder: Path, limit: int | None, members: int, flags: list[str]) -
     split = load_dataset("fashion-mnist", validation=0, limit=limit).test
     dtype = getattr(torch, pick_precision("auto", CPU))
     networks = [InPrecision(network, dtype).eval() for network in networks_of(checkpoint.model)]
+    kept_in = folder / f"answers-{len(split.labels)}"
     answers: dict[int, list[Outputs]] = {}
     seconds: dict[int, list[float]] = {}
     for number, network in enumerate(networks, start=1):
@@ -117,7 +118,7 @@ def the_table(folder: Path, limit: int | None, members: int, flags: list[str]) -
                     found = crop_outputs(Member(network, preprocess), split, preprocess.size, crops)
                 return {"logits": found.logits, "seconds": time.perf_counter() - started}
 
-            found = kept(folder / "answers" / f"{number}-{crops}.pt", ask)
+            found = kept(kept_in / f"{number}-{crops}.pt", ask)
             answers.setdefault(crops, []).append(Outputs(found["logits"], split.labels))
             seconds.setdefault(crops, []).append(found["seconds"])
             top1 = scores(answers[crops][-1])["top1"]
@@ -154,7 +155,7 @@ def the_table(folder: Path, limit: int | None, members: int, flags: list[str]) -
         ],
         "against_one_network_one_crop": compared,
         "seconds_a_network": {crops: round(statistics.median(each), 1) for crops, each in seconds.items()},
-        "by_scale": by_scale(networks[0], split, preprocess, folder / "answers" / "1-each.pt"),
+        "by_scale": by_scale(networks[0], split, preprocess, kept_in / "1-each.pt"),
     }
 
 
@@ -164,7 +165,8 @@ def speed(count: int) -> dict[str, Any]:
     large = Preprocess(SPEED_SIZE, 1, (0.0,), (1.0,))
     pictures = torch.stack([large.keep(picture) for picture in split.images])
     preprocess = replace(large, mean=(0.286,), std=(0.353,))
-    model = googlenet.create("googlenet_bn", 10, 1, pools="padded").eval().to(memory_format=torch.channels_last)
+    dtype = getattr(torch, pick_precision("auto", CPU))
+    model = InPrecision(googlenet.create("googlenet_bn", 10, 1, pools="padded"), dtype).eval()
     at_once = max(1, PIXELS_AT_ONCE // (CROPS_AT_ONCE * SPEED_SIZE**2))
     seconds: dict[str, list[float]] = {"crops": [], "plain": []}
     computed = 0
@@ -211,11 +213,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many test pictures")
     parser.add_argument("--flags", nargs="*", default=[], help="of the recipe, such as --flags=--data.limit=200")
     parser.add_argument("--speed-pictures", type=int, default=1000, help="0 leaves the speed out (default 1000)")
-    parser.add_argument("--folder", type=Path, help="where members and answers are kept (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench-ensemble"), help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        found = the_table(options.folder or Path(scratch), options.limit, options.members, options.flags)
+    found = the_table(options.folder, options.limit, options.members, options.flags)
     if options.speed_pictures:
         found["speed"] = speed(options.speed_pictures)
     found |= {"threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,8 +1,8 @@
 """Every member of the family in every engine, at its least size, its own, and an odd rectangle, batches of 1 and 7.
 
 Prints the largest difference of a logit from PyTorch by member and engine. Then one network on all 10,000 test
-pictures of Fashion-MNIST: raw bytes into the fused network and the files, against ``Preprocess`` and the network as
-it was trained. Run: make bench-export_parity
+pictures of Fashion-MNIST: raw bytes into the fused network and the files, against ``Preprocess`` and the network
+as it was trained. Run: make bench-export_parity
 """
 
 import argparse

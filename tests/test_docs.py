@@ -9,16 +9,19 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
 import torchvision
 
 from conftest import googlenet
+from servers import served
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORT = ["--data.limit=200", "--epochs=1", "--min_steps=4"]
+FEW_SCENES = ["--data.source=scenes:train=24,test=8", "--data.validation=0"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -48,16 +51,33 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def serve(arguments: list[str], page: Path, desk: Path) -> None:
+    """Start a server, ask it what the page asks with curl, and stop it."""
+    with served(*arguments[1:], cwd=desk) as server:
+        assert urlopen(f"{server.url}/healthz").status == 200
+        for line in "\n".join(blocks(page, "sh")).splitlines():
+            if line.startswith("curl ") and shutil.which("curl"):
+                asked = line.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl --fail --silent ", 1)
+                subprocess.run(asked, shell=True, check=True, cwd=desk, stdout=subprocess.DEVNULL)
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
 def test_commands(page: Path, desk: Path) -> None:
     for line in commands(page):
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[0] == "train" and "--resume" not in arguments:
-            arguments += SHORT
+            arguments += [*SHORT, *(FEW_SCENES if arguments[1].startswith("scenes-") else [])]
         if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
-            arguments += [*SHORT, "--members=2"]
+            arguments += [*SHORT, "--members=2", "--model.width=0.25"]
         if arguments[0] == "evaluate" and "--limit" not in arguments:
             arguments += ["--limit", "20" if "--crops" in arguments else "200"]
+        if arguments[0] == "explain" and "--limit" not in arguments:
+            arguments += ["--limit", "40"]
+        if arguments[0] == "serve":
+            serve(arguments, page, desk)
+            continue
         done = googlenet(*arguments, cwd=desk)
         assert done.code == 0, f"{line}\n{done.err}"
 
@@ -73,7 +93,7 @@ def test_readme_python(smoke_run: Path) -> None:
     assert len(names["names"]) == 3
 
 
-@pytest.mark.parametrize("name", ["family.md", "weights.md"])
+@pytest.mark.parametrize("name", ["family.md", "weights.md", "insight.md"])
 def test_python_of_the_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for code in blocks(ROOT / "docs" / name, "python"):

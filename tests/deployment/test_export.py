@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from googlenet.deployment.quantise import calibration, quantise
 from googlenet.errors import FailedError
 from googlenet.evaluation.metrics import scores
 from googlenet.training.checkpoint import Checkpoint
+from servers import in_thread
 
 ENGINES = ("torch", "onnxruntime", "openvino", "ncnn")
 
@@ -236,3 +238,18 @@ def test_what_is_refused(folder: Path, smoke_run: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(smoke_run), "--to", "coreml", "--out", str(tmp_path / "new")])
     assert stopped.value.code == 2 and not (tmp_path / "new").exists()
+
+
+def test_served(folder: Path, test_pictures: Split, tmp_path: Path) -> None:
+    """A server of the folder answers as `predict` does from it."""
+    paths = [tmp_path / f"{row}.png" for row in range(6)]
+    for path, pixels in zip(paths, test_pictures.images, strict=False):
+        Image.fromarray(pixels[0].numpy()).resize((90, 70)).save(path)
+    done = googlenet("predict", folder, *paths, "--engine", "onnxruntime", "--json")
+    with in_thread(folder, engine="onnxruntime") as url:
+        files = [("image", path.read_bytes()) for path in paths]
+        answer = httpx.post(f"{url}/v1/predict", files=files, timeout=30).json()
+    for right, found in zip(done.json, answer["images"], strict=True):
+        assert [one["label"] for one in found["top"]] == [one["label"] for one in right["top"]]
+        shares = [one["probability"] for one in right["top"]]
+        assert [one["probability"] for one in found["top"]] == pytest.approx(shares, abs=1e-6)

@@ -30,4 +30,5 @@ def assemble(
     # There are sources without training pictures, to be measured on.
     counted = next((split for split in splits.values() if split), splits["train"])
     mean, std = pixel_statistics(counted.images)
-    return Dataset(source, classes, **splits, mean=mean, std=std, skipped=tuple(skipped))
+    train, held, test = (splits[name] for name in ("train", "validation", "test"))
+    return Dataset(source, classes, train, held, test, mean, std, tuple(skipped))

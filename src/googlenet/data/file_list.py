@@ -64,10 +64,10 @@ def label_files(folder: Path, listed: Path) -> Labelled:
     Pictures are found by their path in the folder, else by their name, else by their name without its suffix.
     ValueError where a picture is listed twice, and where none is found.
     """
-    places: dict[str, Path] = {}
     there = list(picture_files(folder))
-    for key in (lambda path: path.stem, lambda path: path.name, lambda path: path.relative_to(folder).as_posix()):
-        places |= {key(path): path for path in there}
+    places = {path.stem: path for path in there}
+    places |= {path.name: path for path in there}
+    places |= {path.relative_to(folder).as_posix(): path for path in there}
     found: dict[Path, Entry] = {}
     left_out = []
     for entry in read_list(listed):

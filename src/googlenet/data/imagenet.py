@@ -161,11 +161,11 @@ def names_of(synsets: Sequence[str], mapping: dict[str, str]) -> tuple[str, ...]
 @lru_cache
 def known_classes() -> dict[str, str]:
     """The synsets of ILSVRC2012's 1000 classes, in order, with the names that published networks call them by."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
     from torchvision.models import GoogLeNet_Weights
 
-    names = GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"]
-    return dict(zip(ImageNetInfo().label_names(), names, strict=True))
+    info: Any = ImageNetInfo()
+    return dict(zip(info.label_names(), GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
 
 
 def same_classes(data: Dataset, classes: Sequence[str]) -> bool:

@@ -112,7 +112,7 @@ def _opened(
         raise
     # Pillow's decoders raise many kinds for a damaged file, struct.error and SyntaxError among them.
     except Exception as error:
-        raise _reason(error, label) from error
+        raise _reason(error, label, max_pixels) from error
 
 
 def _loaded(opened: Image.Image) -> Image.Image:
@@ -120,12 +120,12 @@ def _loaded(opened: Image.Image) -> Image.Image:
     return _grey_or_rgb(ImageOps.exif_transpose(opened))
 
 
-def _reason(error: Exception, label: str) -> PictureError:
+def _reason(error: Exception, label: str, max_pixels: int = MAX_PIXELS) -> PictureError:
     known = {
         FileNotFoundError: "no such file",
         IsADirectoryError: "a folder without pictures",
         PermissionError: "no permission to read it",
-        Image.DecompressionBombError: f"more than {MAX_PIXELS:,} pixels; make it smaller first",
+        Image.DecompressionBombError: f"more than {max_pixels:,} pixels; make it smaller first",
         UnidentifiedImageError: "not a picture in a format that Pillow reads",
     }
     kind = BombError if isinstance(error, Image.DecompressionBombError) else PictureError

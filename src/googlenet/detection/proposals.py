@@ -48,7 +48,8 @@ class Search(NamedTuple):
 def selective_search(picture: Tensor, search: Search) -> Tensor:
     """The proposals of a picture uint8 (1 or 3 channels, h, w): float32 (n, 4), x1 y1 x2 y2 in pixels, n >= 1.
 
-    The same picture gives the same boxes, in the same order: by position, which says nothing about their worth.
+    A colour picture is searched in two colour spaces, HSV and Lab, a grey one in one. The same picture gives the same
+    boxes, in the same order: by position, which says nothing about their worth.
     Raises ValueError where OpenCV's extra modules are not installed.
     """
     height, width = picture.shape[-2:]
@@ -60,7 +61,8 @@ def selective_search(picture: Tensor, search: Search) -> Tensor:
     if scale < 1:
         smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
         bgr = cv2.resize(bgr, smaller, interpolation=cv2.INTER_AREA)
-    found = _search(cv2, bgr, search.superpixel)
+    spaces = (cv2.COLOR_BGR2Lab,) if len(picture) == 1 else (cv2.COLOR_BGR2HSV, cv2.COLOR_BGR2Lab)
+    found = _search(cv2, [cv2.cvtColor(bgr, space) for space in spaces], search.superpixel)
     regions = torch.from_numpy(found).double()
     regions[:, 2:] += regions[:, :2]
     regions *= torch.tensor([width / bgr.shape[1], height / bgr.shape[0]]).repeat(2)
@@ -99,17 +101,17 @@ def coverage(proposals: Sequence[Tensor], truth: Sequence[Tensor], overlap: floa
     return met / total if total else float("nan")
 
 
-def _search(cv2: Any, bgr: NDArray[np.uint8], superpixel: int) -> NDArray[np.int32]:
-    """x y width height of every region: two colour spaces, two superpixel sizes, two measures of likeness."""
+def _search(cv2: Any, views: Sequence[NDArray[np.uint8]], superpixel: int) -> NDArray[np.int32]:
+    """x y width height of every region: each view (colour space), two superpixel sizes, two measures of likeness."""
     parts = cv2.ximgproc.segmentation
     kind = "createSelectiveSearchSegmentationStrategy"
     searcher = parts.createSelectiveSearchSegmentation()
-    searcher.setBaseImage(bgr)
+    searcher.setBaseImage(views[0])
     searcher.clearImages()
     searcher.clearGraphSegmentations()
     searcher.clearStrategies()
-    for space in (cv2.COLOR_BGR2HSV, cv2.COLOR_BGR2Lab):
-        searcher.addImage(cv2.cvtColor(bgr, space))
+    for view in views:
+        searcher.addImage(view)
     for size in (superpixel, 2 * superpixel):
         searcher.addGraphSegmentation(parts.createGraphSegmentation(SIGMA, float(size), size))
     for measures in (("Color", "Fill", "Texture", "Size"), ("Fill", "Texture", "Size")):

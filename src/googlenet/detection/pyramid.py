@@ -1,9 +1,9 @@
 """A feature pyramid over any network of the family: fine geometry from shallow maps, meaning from deep ones.
 
 "Feature Pyramid Networks for Object Detection" (Lin et al., 2017): each map is brought to the same number of channels
-by a 1x1 convolution, the coarser map is laid over the finer one, a 3x3 convolution smooths the sum. The coarser map is
-resized to the finer one's size and not by a factor 2, so that maps of any size fit: odd ones, and those of networks
-whose convolutions take off the rim.
+by a 1x1 convolution, the coarser map is laid over the finer one, a 3x3 convolution smooths the sum. The coarser map
+is resized to the finer one's size and not by a factor 2, so that maps of any size fit: odd ones, and those of
+networks whose convolutions take off the rim.
 """
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 # Starts of the search: every combination is tried in closed form, the best few are refined.
 ANGLES = np.arange(8) * np.pi / 8
-FREQUENCIES = (0.0, 0.08, 0.15, 0.25, 0.4)
+FREQUENCIES = (0.01, 0.08, 0.15, 0.25, 0.4)
 WINDOWS = (0.15, 0.3)  # of the filter's side
 REFINED = 2
 
@@ -101,6 +101,28 @@ def _wave(p: Array, x: Array, y: Array) -> Array:
     return found
 
 
+def _bounded(free: Array, half: float) -> Array:
+    """Any eight numbers -> parameters of a function that a filter can have.
+
+    Its centre lies on the filter, which reaches `half` pixels from its middle; its window's sigmas are between 0.3
+    and 0.3 + 2 `half` pixels; its frequency is 0.5 at most.
+    """
+    p = free.copy()
+    p[1:3] = half * np.tanh(free[1:3])
+    p[3:5] = 0.3 + half * (1 + np.tanh(free[3:5]))
+    p[6] = 0.25 * (1 - np.cos(free[6]))
+    return p
+
+
+def _freed(p: Array, half: float) -> Array:
+    """The inverse of `_bounded`."""
+    free = p.copy()
+    free[1:3] = np.arctanh(p[1:3] / half)
+    free[3:5] = np.arctanh((p[3:5] - 0.3) / half - 1)
+    free[6] = np.arccos(1 - 4 * p[6])
+    return free
+
+
 def _starts(height: int, width: int) -> tuple[list[tuple[float, float, float]], Array]:
     """(window, angle, frequency) of every start, and its cosine and sine waves (starts, pixels, 2)."""
     x, y = _places(height, width)
@@ -123,11 +145,10 @@ def _fit(
     left, sizes, right = np.linalg.svd(one / np.sqrt(power), full_matrices=False)
     pattern = right[0] * sizes[0]
     half = max(float(np.abs(axis).max()) for axis in places) + 0.5
-    low = [-np.inf, -half, -half, 0.3, 0.3, -np.inf, 0.0, -np.inf]
-    high = [np.inf, half, half, 2 * half, 2 * half, np.inf, 0.5, np.inf]
 
-    def misses(p: Array) -> Array:
-        return _wave(p, *places) - pattern
+    def misses(free: Array) -> Array:
+        missed: Array = _wave(_bounded(free, half), *places) - pattern
+        return missed
 
     # Of every start the best cosine and sine parts, in closed form; what they catch of the pattern ranks the starts.
     parts = np.linalg.pinv(waves) @ pattern
@@ -136,8 +157,9 @@ def _fit(
     for number in np.argsort(-caught)[:REFINED]:
         (window, angle, frequency), (cosine, sine) = starts[number], parts[number]
         amplitude, phase = np.hypot(cosine, sine), np.arctan2(-sine, cosine)
-        start = [amplitude, 0, 0, window, window, angle, max(frequency, 1e-3), phase]
-        found.append(search(misses, start, bounds=(low, high), max_nfev=40))
+        start = _freed(np.array([amplitude, 0, 0, window, window, angle, frequency, phase]), half)
+        found.append(search(misses, start, method="lm", ftol=1e-4, xtol=1e-4, max_nfev=250))
     best = min(found, key=lambda each: each.cost)
-    gabor = Gabor(best.x[0] * np.sqrt(power), *best.x[1:].tolist())
+    amplitude, *others = _bounded(best.x, half).tolist()
+    gabor = Gabor(amplitude * power**0.5, *others)
     return Fit(gabor, tuple(left[:, 0].tolist()), float(min(1.0, 1.0 - sizes[0] ** 2 + 2 * best.cost)))

@@ -37,6 +37,23 @@ def render_page(title: str, about: str, sections: Sequence[Section]) -> str:
     )
 
 
+# Where a run's own report has the sections, so that newer ones take their place.
+START, STOP = "<!-- explain -->", "<!-- end explain -->"
+
+
+def with_sections(report: str, sections: Sequence[Section]) -> str:
+    """A run's report.html with the sections at its end, in place of those that were put there before.
+
+    ValueError for a page that is not such a report.
+    """
+    before, found, after = report.partition("</main>")
+    if not found:
+        raise ValueError("not a report of ours: it has no </main>")
+    before = before.partition(START)[0].rstrip()
+    style = f"<style>{MORE_STYLE}</style>"
+    return f"{before}\n{START}{style}{''.join(map(section, sections))}{STOP}\n{found}{after}"
+
+
 def section(content: Section) -> str:
     """One section's HTML."""
     figures = "".join(

@@ -109,7 +109,7 @@ def gradients_answer(asked: Asked) -> Found:
     """Gradients by depth of fresh networks: the plain GoogLeNet with and without heads, and the run's own."""
     train, preprocess, seed = asked.data.train, asked.checkpoint.preprocess, asked.checkpoint.recipe.seed
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
-    plan = [rows for rows in order.split(BATCH)[: STEPS + 1] if len(rows) > 1]
+    plan = [rows for rows in torch.split(order, BATCH)[: STEPS + 1] if len(rows) > 1]
     batches = [
         (preprocess(pixels, asked.size), train.labels[rows])
         for rows, pixels in zip(plan, train.pixels(plan), strict=True)
@@ -155,12 +155,14 @@ def units_answer(asked: Asked) -> Found:
         "order": [activity.units[place] for place in found.order],
     }  # fmt: skip
     lines = [
-        f"{layer}: {len(activity.units)} units at {activity.samples:,} positions of {name}; {activity.dead} never change",
+        f"{layer}: {len(activity.units)} units at {activity.samples:,} positions of {name}",
         f"{len(found.sizes)} blocks of {min(found.sizes)} to {max(found.sizes)} units hold {found.held:.3f} of the "
         f"squared correlation, {found.held / found.by_chance:.2f} times as much as in a random order "
         f"({found.by_chance:.3f})",
         f"independent units, clustered alike: {noise.held:.3f}, {noise.held / noise.by_chance:.2f} times as much",
     ]
+    if activity.dead:
+        lines.append(f"{activity.dead} units never change and are left out")
     picture = Picture(
         "units.png", charts.draw_units(activity.matrix, found, layer), f"Correlations of the units of {layer}."
     )

@@ -48,6 +48,7 @@ def explain(argv: list[str]) -> None:
     parser.add_argument(
         "--limit", type=int, default=2000, metavar="N", help="at most so many pictures of a split (default 2000)"
     )
+    parser.add_argument("--report", action="store_true", help="put them at the end of the run's report.html too")
     args = parser.parse_args(argv)
     args.what = args.what or ["cam", "scales"]
     needy = [what for what in args.what if what in ABOUT_PICTURES]
@@ -57,7 +58,7 @@ def explain(argv: list[str]) -> None:
         parser.error("--limit must be 1 or more")
 
     from ..files import write_atomically
-    from ..insight.page import Section, render_page
+    from ..insight.page import Section, render_page, with_sections
     from . import about_networks, about_pictures
     from .asked import ask
 
@@ -71,7 +72,9 @@ def explain(argv: list[str]) -> None:
         "gradients": about_networks.gradients_answer,
         "units": about_networks.units_answer,
     }
-    folder = _folder(args.out)
+    folder, report = _folder(args.out), Path(args.run) / "report.html"
+    if args.report and not report.is_file():
+        raise ValueError(f"{report}: no such file; --report is for the folder of a finished run")
     asked = ask(args)
     sections, document = [], {}
     for what in args.what:
@@ -84,7 +87,10 @@ def explain(argv: list[str]) -> None:
     for picture in pictures:
         write_atomically(folder / picture.file, picture.png)
     write_atomically(folder / "explain.html", page)
+    if args.report:
+        write_atomically(report, with_sections(report.read_text(), sections))
     files = [str(folder / name) for name in (*(picture.file for picture in pictures), "explain.html")]
+    files += [str(report)] if args.report else []
     lines = [line for section in sections for line in (f"{section.title}:", *(f"  {line}" for line in section.lines))]
     answer(args.json, {"files": files, **document}, [*lines, *(f"written: {file}" for file in files)])
 

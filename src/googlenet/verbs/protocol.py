@@ -72,17 +72,17 @@ def by_protocol(args: argparse.Namespace, checkpoints: "list[Checkpoint]") -> No
     }
     lines = [f"{name}, {document['images']:,} pictures", *layout([each.cell for each in asked])]
     if len(asked) > 1:
-        found = mcnemar(right(asked[0].outputs), right(asked[-1].outputs))
-        document["gain"] = {"top1": asked[-1].cell.top1 - asked[0].cell.top1, **found._asdict()}
-        lines.append(f"the first cell against the last: {found}")
+        test = mcnemar(right(asked[0].outputs), right(asked[-1].outputs))
+        document["gain"] = {"top1": asked[-1].cell.top1 - asked[0].cell.top1, **test._asdict()}
+        lines.append(f"the first cell against the last: {test}")
     document["mcnemar"] = []
     for crops, each in answers.items() if len(runs) > 1 else ():
         by_run = [
             together([one for one, owner in zip(each, run_of, strict=True) if owner == run], args.average)
             for run in range(len(runs))
         ]
-        for path, other in zip(args.others, by_run[1:], strict=True):
-            found = mcnemar(right(by_run[0]), right(other))
-            document["mcnemar"].append({"run": path, "crops": crops, **found._asdict()})
-            lines.append(f"{args.run} against {path}, {crops} crop{'s' if crops > 1 else ''}: {found}")
+        for path, theirs in zip(args.others, by_run[1:], strict=True):
+            test = mcnemar(right(by_run[0]), right(theirs))
+            document["mcnemar"].append({"run": path, "crops": crops, **test._asdict()})
+            lines.append(f"{args.run} against {path}, {crops} crop{'s' if crops > 1 else ''}: {test}")
     answer(args.json, document, lines)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .asked_run import add_engine, asked_run
 from .command import verb_parser
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ def serve(argv: list[str]) -> None:
         "googlenet serve runs/demo small=runs/small --port 8000",
     )
     parser.add_argument(
-        "run", nargs="+", metavar="[NAME=]RUN", help="a run folder or a .safetensors file; the first is the default"
+        "run",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="a run or exported folder, or a .safetensors file; the first answers where none is named",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one and prints it (default 8000)")
-    parser.add_argument("--threads", type=int, help="threads of the network (default: one per core)")
+    add_engine(parser)
     parser.add_argument("--max-batch", type=int, default=32, help="pictures computed together at most (default 32)")
     parser.add_argument(
         "--max-wait", type=float, default=5, metavar="MS", help="milliseconds to wait for more (default 5)"
@@ -58,10 +62,15 @@ def serve(argv: list[str]) -> None:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     if not args.max_wait >= 0 or not args.watch >= 0 or (args.threads is not None and args.threads < 1):
         parser.error("--max-wait and --watch must be 0 or more, --threads 1 or more")
+    # The network's threads share the cores with those that decode and listen: waiting, they must not spin. It is read
+    # once, when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     places = _places(parser, args.run)
     key = _key(args)
 
     import logging
+
+    from .. import __version__
 
     try:
         from ..deployment.serving.app import build_app
@@ -87,8 +96,9 @@ def serve(argv: list[str]) -> None:
     )
     bound = listen(args.host, args.port)
     metrics = Metrics()
-    service = Service(Models(places, open_run, metrics), limits, metrics, threads)
-    gate = build_app(service, key=key, watch=args.watch)
+    models = Models(places, lambda place: open_run(place, args.engine, args.threads), metrics)
+    service = Service(models, limits, metrics, threads)
+    gate = build_app(service, version=__version__, key=key, watch=args.watch)
     if key is None and args.host not in LOOPBACK:
         print(f"no key is asked for, and {args.host} may be reached by others: see --api-key-file", file=sys.stderr)
 
@@ -100,28 +110,41 @@ def serve(argv: list[str]) -> None:
     answer(gate, bound, started)
 
 
-def open_run(place: str) -> "Opened":
-    """A run, with its class activation maps."""
+def open_run(place: str, engine: str | None = None, threads: int | None = None) -> "Opened":
+    """A run or an exported folder, in an engine (unset: a run's own network). A run of one network can explain."""
     import torch
     from torch import Tensor
 
+    from ..deployment.asked import Asked
+    from ..deployment.description import NAME
     from ..deployment.engine import TorchEngine
     from ..deployment.serving.models import Explained, Opened
+    from ..insight.cam import class_maps
+    from ..models.network import Network
     from ..training.checkpoint import load
 
-    checkpoint = load(place)
-    engine = TorchEngine(checkpoint.model, checkpoint.preprocess, checkpoint.classes)
+    exported = (Path(place) / NAME).is_file()
+    if exported or engine is not None:
+        asked = asked_run(place, engine, threads).model
+        assert isinstance(asked, Asked)
+        answers = asked.engine
+        if exported:
+            return Opened(answers, asked.min_size)
+    checkpoint = load(place, task="classification")
+    model, preprocess = checkpoint.model, checkpoint.preprocess
+    if engine is None:
+        answers = TorchEngine(model, preprocess, checkpoint.classes)
+    if not isinstance(model, Network):
+        return Opened(answers, model.min_size)
 
     def explain(pixels: Tensor, label: int | None) -> Explained:
+        batch = preprocess.normalise(pixels)
         with torch.inference_mode():
-            model = checkpoint.model
-            last = model.forward_features(checkpoint.preprocess.normalise(pixels))
-            logits = model.forward_head(last)[0]
-            label = int(logits.argmax()) if label is None else label
-            weights = model.get_classifier().state_dict()["weight"][label]
-            return Explained(label, logits, torch.einsum("chw,c->hw", last[0], weights))
+            chosen = int(model(batch).argmax()) if label is None else label
+            found = class_maps(model, batch, [chosen])
+        return Explained(chosen, found.logits[0], found.maps[0, 0])
 
-    return Opened(engine, checkpoint.model.min_size, explain)
+    return Opened(answers, model.min_size, explain)
 
 
 def _places(parser: argparse.ArgumentParser, named: list[str]) -> dict[str, str]:

@@ -8,12 +8,12 @@ from typing import Any, cast
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from ... import __version__
 from . import openinference
 from .errors import add_error_handlers, error_response
 from .gate import Gate
 from .limits import Stay
 from .models import Model
+from .openinference import name_of_model
 from .overlay import png_of
 from .page import PAGE, PAGE_HEADERS, documentation
 from .requests import BODY, read_question
@@ -44,10 +44,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = dict.fromkeys(
 )
 
 
-def build_app(service: Service, *, key: str | None = None, watch: float = WATCH_SECONDS) -> Gate:
+def build_app(service: Service, *, version: str, key: str | None = None, watch: float = WATCH_SECONDS) -> Gate:
     """The application of a service, behind its gate. `key` is asked of every request where it is given.
 
-    Folders are looked at every `watch` seconds for a new version; 0: never.
+    Folders are looked at every `watch` seconds for a new version; 0: never. `version` is the package's.
     """
 
     @asynccontextmanager
@@ -62,7 +62,7 @@ def build_app(service: Service, *, key: str | None = None, watch: float = WATCH_
         await service.stop()
 
     app = FastAPI(
-        title="googlenet", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=REFUSALS,
+        title="googlenet", version=version, lifespan=life, docs_url=None, redoc_url=None, responses=REFUSALS,
         description="Pictures to classes, by networks of the GoogLeNet and Inception family.",
     )  # fmt: skip
     add_error_handlers(app)
@@ -70,7 +70,7 @@ def build_app(service: Service, *, key: str | None = None, watch: float = WATCH_
     _add_pictures(app, service)
     _add_models(app, service)
     _add_operation(app, service, gate)
-    app.include_router(openinference.router(service, gate))
+    app.include_router(openinference.router(service, gate, version))
     return gate
 
 
@@ -99,18 +99,20 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
+    named = name_of_model(service)
+
     @app.get("/v1/models", summary="The models, their classes and sizes", tags=["models"])
     async def models() -> dict[str, Any]:
         """The models of this server; the first answers where a request names none."""
         return {"models": [describe(model, service) for model in service.models.all()]}
 
     @app.get("/v1/models/{name}", summary="One model", tags=["models"])
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str = named) -> dict[str, Any]:
         """Its version, engine, classes and sizes."""
         return describe(service.models.get(name), service)
 
     @app.post("/v1/models/{name}/reload", summary="Read a model again", tags=["models"])
-    async def reload(name: str) -> dict[str, Any]:
+    async def reload(name: str = named) -> dict[str, Any]:
         """Take what is on disk now for the next version. Where that fails (409) the old one stays."""
         return describe(await service.models.reload(name), service)
 

@@ -125,6 +125,8 @@ class _Passage:
     async def send(self, message: Message) -> None:
         """A part of the answer, with the headers that every answer has."""
         if message["type"] == "http.response.start":
+            if not self.complete and message["status"] != HTTPStatus.REQUEST_TIMEOUT:
+                await self.discard()
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in HEADERS.items():
@@ -138,8 +140,6 @@ class _Passage:
         if self.status is not None:
             log.warning("%s %s: cut short", self.scope["method"], self.scope["path"])
             return
-        if not self.complete and response.status_code != HTTPStatus.REQUEST_TIMEOUT:
-            await self.discard()
         await response(self.scope, self._receive, self.send)
 
     async def discard(self) -> None:

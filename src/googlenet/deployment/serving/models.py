@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from ...errors import nearest
-from ..engine import Engine
+from ..description import NAME as DESCRIPTION
+from ..engine import Engine, TorchEngine
+from ..parity import whole_numbers
 from .errors import RequestError
 from .metrics import Metrics
 
 log = logging.getLogger("googlenet.serve")
 
 # What says that a run, a file of weights or an exported folder is another one now.
-WATCHED = ("model.safetensors", "model.json")
+WATCHED = ("model.safetensors", DESCRIPTION)
 
 
 class Explained(NamedTuple):
@@ -61,9 +63,9 @@ class Model:
         """Pixels of equal shape, each (1, channels, h, w) -> logits of each, (classes,)."""
         return list(self.engine(torch.cat(pixels)))
 
-    def whole_levels(self, pixels: Tensor) -> Tensor:
-        """Float pixels 0..255 as this engine takes them: PyTorch as they are, an exported file in bytes."""
-        return pixels if self.engine.name == "torch" else pixels.round().to(torch.uint8)
+    def as_taken(self, pixels: Tensor) -> Tensor:
+        """Float pixels 0..255 as this engine takes them: a run's own network as they are, a file in bytes."""
+        return pixels if isinstance(self.engine, TorchEngine) else whole_numbers(pixels)
 
     def suggested_sizes(self, most: int) -> list[int]:
         """Some sizes about the native one, for someone who wants to compare."""

@@ -16,8 +16,8 @@ STRENGTH = 0.75  # of the map's colours where it is highest
 def draw(pixels: Tensor, values: Tensor) -> dict[str, Any]:
     """Pixels 0..255 (channels, h, w) and a map (h', w') -> data URLs of PNG files of one size.
 
-    ``picture`` is what the network saw, ``heat`` the map alone with transparency: the higher, the more opaque;
-    ``overlay`` is both. Values below zero speak against the class and are left clear.
+    ``picture`` is what the network saw; ``heat`` the map alone, from clear at its lowest to opaque at its highest;
+    ``overlay`` is both. A map that is the same everywhere is clear.
     """
     height, width = pixels.shape[-2:]
     factor = max(1, -(-SIDE // max(height, width)))
@@ -45,8 +45,8 @@ def png_of(url: str) -> bytes:
 def _coloured(values: Tensor, side: tuple[int, int]) -> Image.Image:
     from matplotlib import colormaps
 
-    highest = max(float(values.max()), 1e-12)
-    small = Image.fromarray((values.clamp_min(0) / highest).float().numpy())
+    lowest, highest = float(values.min()), float(values.max())
+    small = Image.fromarray(((values - lowest) / max(highest - lowest, 1e-12)).float().numpy())
     smooth = np.asarray(small.resize(side, Image.Resampling.BICUBIC)).clip(0, 1)
     colours = (colormaps["inferno"](smooth) * 255).astype(np.uint8)
     colours[..., 3] = (smooth * STRENGTH * 255).astype(np.uint8)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .errors import error_response
 from .gate import Gate
 
 # A connection on which no whole head has come by then is closed.
@@ -39,6 +41,18 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so in the shape of all errors."""
+        refusal = error_response(400, "this is not HTTP, or a head that is too long")
+        headers = [*refusal.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=bytes(refusal.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _expect_head(self) -> None:
         self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
@@ -80,6 +94,23 @@ class Server(uvicorn.Server):
         if self._leave is not None and time.monotonic() >= self._leave:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does; but first whoever is connected, or waits to be, may say what they came for."""
+        loop = asyncio.get_running_loop()
+        for listening in sockets or []:
+            loop.remove_reader(listening.fileno())
+            with suppress(BlockingIOError):
+                while True:
+                    connected, _ = listening.accept()
+                    await loop.connect_accepted_socket(self._protocol, connected)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LEAVE_SECONDS / 2)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> _Protocol:
+        return _Protocol(self.config, self.server_state, self.lifespan.state)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...evaluation.scales import average_logits
+from ...models.ensemble import average_logits
 from .batching import Batcher, Done
 from .decoding import Decoded, Decoder
 from .errors import RequestError
@@ -123,7 +123,7 @@ class Service:
     ) -> dict[str, Any]:
         started = time.perf_counter()
         decoded = await self._decoded(model, picture, sizes, stay)
-        found = await _together([self.logits(model, model.whole_levels(pixels)) for pixels in decoded.pixels])
+        found = await _together([self.logits(model, model.as_taken(pixels)) for pixels in decoded.pixels])
         views = [logits for logits, _ in found]
         seconds = self._seconds(started, decoded, [one for _, done in found for one in done])
         answer: dict[str, Any] = {

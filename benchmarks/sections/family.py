@@ -1,0 +1,57 @@
+"""The members of the family. One function per benchmark: its JSON as Markdown."""
+
+from .markdown import Found, table
+
+# Single network, single crop, top-1 / top-5 error in per cent: "Going Deeper" table 2, "Rethinking" table 3,
+# "Inception-v4" table 2.
+PUBLISHED = {
+    "googlenet": "- / 10.07",
+    "bn_inception": "25.2 / 7.8",
+    "inception_v2": "23.4 / -",
+    "inception_v3": "21.2 / 5.6",
+    "inception_v4": "20.0 / 5.0",
+    "inception_resnet_v2": "19.9 / 4.9",
+}
+
+
+def family(found: Found) -> str:
+    """Every member: size, cost, speed, and what the common budget makes of it."""
+    rows = [
+        [
+            f"`{row['name']}`", f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.2f} G", f"{row['size']} px",
+            PUBLISHED.get(row["name"], ""),
+            f"{row['milliseconds']} ({row['milliseconds_range'][0]}-{row['milliseconds_range'][1]})", row["ratio"],
+            ", ".join(f"{top1:.3f}" for top1 in row["top1"]), row["seconds"],
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = [
+        "member",
+        "parameters",
+        "multiply-adds",
+        "at",
+        "published error",
+        "ms a picture (range)",
+        "ratio",
+        "top-1 from the budget",
+        "seconds",
+    ]
+    return (
+        f"{table(head, rows)}\n\n{found['threads']} threads, torch {found['torch']}, {found['cpu_capability']}. "
+        f"Speeds are medians of {found['rounds']} rounds; the budget's seeds: {', '.join(map(str, found['seeds']))}. "
+        f"The ratio is to {found['peer']} in the same rounds, {found['peer_milliseconds']} ms."
+    )
+
+
+def plain_start(found: Found) -> str:
+    """One way to start a row."""
+    rows = [
+        [
+            row["init"], row["optimiser"], f"{row['warmup']} steps" if row["warmup"] else "none",
+            "yes" if row["aux"] else "no",
+            ", ".join("diverged" if loss is None else f"{loss:.3f}" for loss in row["losses"]),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = ["initial weights", "optimiser", "warm-up", "side heads", "loss at the end, by seed"]
+    return f"{table(head, rows)}\n\nA guess has {found['guess']}. {found['steps']} steps, torch {found['torch']}."
