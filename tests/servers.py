@@ -57,7 +57,7 @@ def served(*arguments: Any, cwd: Path | None = None) -> Iterator[Running]:
 
 
 @contextmanager
-def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]:
+def in_thread(run: Path, key: str | None = None, engine: str | None = None, **limits: Any) -> Iterator[str]:
     """The same server in a thread, within other limits; its address."""
     from googlenet.deployment.serving.app import build_app
     from googlenet.deployment.serving.limits import Limits
@@ -68,7 +68,9 @@ def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]
     from googlenet.verbs.serve import open_run
 
     metrics = Metrics()
-    service = Service(Models({"small": str(run)}, open_run, metrics), Limits(**limits), metrics, 1)
+    service = Service(
+        Models({"small": str(run)}, lambda place: open_run(place, engine), metrics), Limits(**limits), metrics, 1
+    )
     bound, started = listen("127.0.0.1", 0), threading.Event()
     server = Server(build_app(service, version="1.2.3", key=key, watch=0), started.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -30,6 +30,11 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures these are."""
+        return len(self.labels)
+
 
 class Augment(NamedTuple):
     """What `training_batch` does to the pictures; the values are those of the functions in `augment` and `policies`.

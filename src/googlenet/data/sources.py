@@ -13,6 +13,8 @@ from .shards import absolute_shards, load_shards
 from .stream import default_workers
 
 FOLDER, IMAGENET, SHARDS = "folder:", "imagenet:", "shards:"
+# Pictures with boxes, which `detection.sources` reads.
+BOXES = ("scenes", "coco:", "voc:")
 
 
 def load_dataset(
@@ -61,6 +63,8 @@ def load_dataset(
         if resident:
             raise ValueError("shards are streamed: data.resident is for folders")
         data = load_shards(place.removeprefix(SHARDS), **options)
+    elif source.startswith(BOXES):
+        raise ValueError(f"{source}: has boxes and no label per picture; such a source is for task: detection")
     else:
         raise ValueError(
             f"unknown data source {source!r}; "
@@ -76,7 +80,7 @@ def absolute_source(source: str, root: str | None = None) -> str:
     """`source` with paths made absolute, so that it means the same wherever it is read again."""
     if source.startswith(SHARDS):
         return SHARDS + absolute_shards(source.removeprefix(SHARDS), root)
-    for kind in (FOLDER, IMAGENET):
+    for kind in (FOLDER, IMAGENET, *BOXES[1:]):
         if source.startswith(kind):
             return kind + str(Path(root or "", Path(source.removeprefix(kind)).expanduser()).absolute())
     return source

@@ -19,7 +19,7 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ..errors import FailedError
-from ..models.fusion import Fused
+from ..models.fusion import Fused, FusedEnsemble
 from ..models.layers import LocalResponseNorm, MaxPool
 from ..models.paths import HalfPool
 
@@ -32,7 +32,7 @@ OPSET = 23
 class Order(NamedTuple):
     """What is to be written: the network, the size of its pictures in pixels, and whether softmax is inside."""
 
-    fused: Fused
+    fused: Fused | FusedEnsemble
     size: int
     softmax: bool
 
@@ -74,7 +74,8 @@ class Order(NamedTuple):
         free = {place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()}
         network = replaced(self.network(), by).eval()
         # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        config: Any = torch.fx.experimental._config
+        with config.patch(backed_size_oblivious=True):
             return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
 
 
@@ -252,6 +253,8 @@ class _ForNcnn(nn.Module):
 def to_ncnn(order: Order, folder: Path) -> list[str]:
     """``model.ncnn.param`` and ``model.ncnn.bin``, weights in float32, through ncnn's own converter pnnx."""
     pnnx = needed("pnnx")
+    if isinstance(order.fused, FusedEnsemble):
+        raise FailedError("ncnn's file holds one network: export a member, such as RUN/member-1, or leave ncnn out")
     network: nn.Module = replaced(_ForNcnn(copy.deepcopy(order.fused).cpu().float()), ncnn_layer)
     network = (nn.Sequential(network, nn.Softmax(1)) if order.softmax else network).eval()
     # One picture: ncnn answers one at a time. A second size tells the converter that sizes are open.

@@ -5,7 +5,7 @@ So a box around pixels 3 to 5 is (3, ..., 6, ...), its width 3. Every function g
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image, nms
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms
 
 __all__ = ["area", "batched_nms", "clip", "from_xywh", "iou", "mirror", "nms", "overlaps", "rescale", "to_xywh"]
 
@@ -52,3 +52,14 @@ def from_xywh(boxes: Tensor) -> Tensor:
 def to_xywh(boxes: Tensor) -> Tensor:
     """(left, top, right, bottom) -> COCO's (left, top, width, height)."""
     return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) -> Tensor:
+    """Non-maximum suppression within each class: the numbers of the boxes that remain, best first: int64 (kept,).
+
+    Classes are moved apart, so that boxes of different ones never overlap; torchvision's takes another way where
+    boxes are many, and how many there are is not known when a network is exported.
+    """
+    apart = labels.to(boxes) * (boxes.max() + 1 if len(boxes) else 0)
+    kept: Tensor = nms(boxes + apart.unsqueeze(1), scores, overlap)
+    return kept

@@ -140,14 +140,17 @@ def truth_document(pictures: Iterable[Picture], classes: Sequence[str], names: S
 
 def results(pictures: Sequence[Picture], found: Sequence[Detections]) -> list[dict[str, Any]]:
     """Detections in COCO's results form: image_id, category_id (class number plus 1), bbox, score."""
+    pairs = zip(pictures, found, strict=True)
+    return [one for picture, detections in pairs for one in results_of(picture.number, detections)]
+
+
+def results_of(number: int, found: Detections) -> list[dict[str, Any]]:
+    """The detections on picture `number` in COCO's results form."""
+    boxes, scores, labels = to_xywh(found.boxes.double()).tolist(), found.scores.tolist(), found.labels.tolist()
     return [
-        {"image_id": picture.number, "category_id": label + 1, "bbox": box, "score": score}
-        for picture, detections in zip(pictures, found, strict=True)
-        for box, score, label in zip(
-            to_xywh(detections.boxes.double()).tolist(), detections.scores.tolist(), detections.labels.tolist(),
-            strict=True,
-        )
-    ]  # fmt: skip
+        {"image_id": number, "category_id": label + 1, "bbox": box, "score": score}
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]
 
 
 def write_coco(root: Path, split: str, pictures: Sequence[Picture], classes: Sequence[str]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +89,11 @@ class Detections(NamedTuple):
         """Nothing found."""
         return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
+    def above(self, score: float) -> "Detections":
+        """Those that score more."""
+        kept = self.scores > score
+        return Detections(self.boxes[kept], self.scores[kept], self.labels[kept])
+
     def cpu(self) -> "Detections":
         """The same in the processor's memory."""
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
@@ -123,12 +128,9 @@ class DetectionDataset:
     std: tuple[float, ...]
     skipped: tuple[str, ...] = field(default=())
 
-    def limited(self, count: int | None) -> "DetectionDataset":
-        """At most `count` pictures of each split, evenly spaced."""
-        if count is None:
-            return self
-        train, validation, test = (spaced(split, count) for split in (self.train, self.validation, self.test))
-        return replace(self, train=train, validation=validation, test=test)
+    def to(self, device: torch.device) -> "DetectionDataset":
+        """The same: pictures of all sizes stay where they are, batches of them are sent to a device."""
+        return self
 
 
 def spaced(pictures: Sequence[Picture], count: int) -> Sequence[Picture]:

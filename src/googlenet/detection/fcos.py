@@ -38,6 +38,11 @@ class Predicted(NamedTuple):
     places: Tensor
     strides: Tensor
 
+    @property
+    def scores(self) -> Tensor:
+        """Of each position and class the geometric mean of the class's probability and the centreness."""
+        return (self.logits.sigmoid() * self.centreness.sigmoid().unsqueeze(2)).sqrt()
+
 
 class Losses(NamedTuple):
     """The `total` to differentiate; of each picture the share of its objects' positions that know their class, summed
@@ -83,24 +88,37 @@ def assign(places: Tensor, strides: Tensor, target: Target, reach: float) -> Ass
 
 
 class FCOSHead(nn.Module):
-    """Two towers of `depth` convolutions, shared by all levels: one for classes, one for boxes and centreness."""
+    """Two towers of `depth` convolutions, shared by all `levels`: one for classes, one for boxes and centreness.
 
-    def __init__(self, channels: int, num_classes: int, levels: int, depth: int, reach: float):
+    `reach`, `threshold`, `overlap` and `most` are those of the recipe.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        levels: int,
+        *,
+        depth: int,
+        reach: float,
+        threshold: float,
+        overlap: float,
+        most: int,
+    ):
         super().__init__()
-        self.reach = reach
+        self.reach, self.threshold, self.overlap, self.most = reach, threshold, overlap, most
         self.class_tower, self.box_tower = _tower(channels, depth), _tower(channels, depth)
         self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.sides = nn.Conv2d(channels, 4, 3, padding=1)
         self.centre = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
-
-    def initialise(self) -> None:
-        """After the common initialisation: every class unlikely everywhere, sides of about two strides."""
+        # Every class unlikely everywhere, sides of about two strides.
         for layer in (self.classes, self.sides, self.centre):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
-        nn.init.constant_(self.sides.bias, math.log(2.0))  # type: ignore[arg-type]
+        starts = ((self.classes, -math.log((1 - PRIOR) / PRIOR)), (self.sides, math.log(2.0)), (self.centre, 0.0))
+        for layer, bias in starts:
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, bias)
 
     def forward(self, levels: Sequence[Level], height: int, width: int) -> Predicted:
         """What the levels of pictures of `height` x `width` say."""
@@ -153,14 +171,12 @@ class FCOSHead(nn.Module):
         share = right.sum(dim=1) / has.sum(dim=1).clamp_min(1)
         return Losses(total, torch.where(has.any(dim=1), share, 1.0).sum())
 
-    def detect(
-        self, levels: Sequence[Level], batch: DetectionBatch, threshold: float, overlap: float, most: int
-    ) -> list[Detections]:
+    def detect(self, levels: Sequence[Level], batch: DetectionBatch) -> list[Detections]:
         """The boxes on each picture, in the batch's pixels, best first; see `suppressed`."""
         said = self(levels, batch.images.shape[-2], batch.images.shape[-1])
-        scores = (said.logits.sigmoid() * said.centreness.sigmoid().unsqueeze(2)).sqrt()
+        scores = said.scores
         return [
-            suppressed(clip(boxes, *size), mine, threshold, overlap, most)
+            suppressed(clip(boxes, *size), mine, self.threshold, self.overlap, self.most)
             for boxes, mine, size in zip(said.boxes, scores, batch.sizes, strict=True)
         ]
 
@@ -169,17 +185,15 @@ def suppressed(boxes: Tensor, scores: Tensor, threshold: float, overlap: float, 
     """Boxes (positions, 4) with the scores of each class (positions, classes) -> the best, one for each object.
 
     Candidates score more than `threshold`; of two of a class that overlap by more than `overlap` the better remains;
-    `most` remain at last.
+    `most` remain at last. Every operation but the last is of a fixed size, so that the same code can be exported.
     """
-    position, label = (scores > threshold).nonzero(as_tuple=True)
-    score = scores[position, label]
-    score, order = score.sort(descending=True, stable=True)
-    order, score = order[:CANDIDATES], score[:CANDIDATES]
-    chosen, label = boxes[position[order]], label[order]
-    real = ((chosen[:, 2:] - chosen[:, :2]) > 0).all(dim=1)
-    chosen, score, label = chosen[real], score[real], label[real]
-    kept = batched_nms(chosen, score, label, overlap)[:most]
-    return Detections(chosen[kept], score[kept], label[kept])
+    classes = scores.shape[1]
+    score, place = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+    chosen, label = boxes[place // classes], place % classes
+    kept = batched_nms(chosen, score, label, overlap)
+    chosen, score, label = chosen[kept], score[kept], label[kept]
+    real = (score > threshold) & ((chosen[:, 2:] - chosen[:, :2]) > 0).all(dim=1)
+    return Detections(chosen[real][:most], score[real][:most], label[real][:most])
 
 
 def _centreness(places: Tensor, boxes: Tensor) -> Tensor:

@@ -138,14 +138,20 @@ def assemble(
     classes = splits["train"][0].classes
     channels = channels or (1 if all(grey for _, grey in splits.values()) else 3)
     read: dict[str, Sequence[Picture]] = {"train": [], "validation": [], "test": []}
-    skipped: list[str] = []
     for name, (found, _) in splits.items():
         if found.classes != classes:
             raise ValueError(
                 f"{source}: the classes of its {name} pictures are others than those of its training ones"
             )
-        chosen = found.pictures if limit is None else spaced(found.pictures, limit)
-        read[name] = decoded(chosen, channels, found.problems, f"{source}|{name}")
+        read[name] = found.pictures
+    if not read["validation"] and validation and read["train"]:
+        read["train"], read["validation"] = hold_out(read["train"], validation, seed)
+    for name, pictures in read.items():
+        problems = splits[name if name in splits else "train"][0].problems
+        chosen = pictures if limit is None else spaced(pictures, limit)
+        read[name] = decoded(chosen, channels, problems, f"{source}|{name}")
+    skipped: list[str] = []
+    for name, (found, _) in splits.items():
         lost = sum(found.problems[kind] for kind in (MISSING, UNREADABLE, OTHER_SIZE))
         if lost and unreadable == "refuse":
             raise PictureError(f"{source}: {lost} of its {name} pictures cannot be used; data.unreadable is refuse")
@@ -156,8 +162,6 @@ def assemble(
         raise ValueError(
             f"{source}: no training picture has a box that can be used. {'; '.join(skipped[:3])}".rstrip(". ")
         )
-    if not read["validation"] and validation:
-        read["train"], read["validation"] = hold_out(read["train"], validation, seed)
     counts = torch.bincount(
         torch.cat([picture.labels[picture.objects] for picture in read["train"]]), minlength=len(classes)
     )

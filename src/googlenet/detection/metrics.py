@@ -60,6 +60,13 @@ class Scores(NamedTuple):
     precision: NDArray[np.float64]
 
 
+class Answers(NamedTuple):
+    """What was found on each picture of a split, and what it is worth."""
+
+    found: list[Detections]
+    scores: Scores
+
+
 def score(pictures: Sequence[Picture], found: Sequence[Detections], classes: Sequence[str]) -> Scores:
     """COCO's figures of the detections `found` on each of `pictures`.
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.dataset import Unreadable
+from ..data.sources import absolute_source
 from .coco import coco_files, read_coco
 from .dataset import DetectionDataset
 from .files import assemble
@@ -11,11 +12,6 @@ from .scenes import Scenes, scenes_folder
 from .voc import read_voc, voc_classes, voc_files
 
 SCENES, COCO, VOC = "scenes", "coco:", "voc:"
-
-
-def is_detection_source(source: str) -> bool:
-    """Whether `source` names pictures with boxes, as far as its name tells."""
-    return source == SCENES or source.startswith((f"{SCENES}:", COCO, VOC))
 
 
 def load_detection(
@@ -41,7 +37,7 @@ def load_detection(
     if source == SCENES or source.startswith(f"{SCENES}:"):
         scenes = Scenes.parse(source.removeprefix(SCENES).removeprefix(":"))
         return _coco(scenes_folder(scenes, root), source, **options)
-    place = absolute_detection(source, root)
+    place = absolute_source(source, root)
     if source.startswith(COCO) and source != COCO:
         return _coco(Path(place.removeprefix(COCO)), place, **options)
     if source.startswith(VOC) and source != VOC:
@@ -66,11 +62,3 @@ def _coco(folder: Path, source: str, **options: Any) -> DetectionDataset:
         if name != "train":
             splits[name] = read_coco(path, folders, classes)
     return assemble(source, splits, **options)
-
-
-def absolute_detection(source: str, root: str | None = None) -> str:
-    """`source` with paths made absolute, so that it means the same wherever it is read again."""
-    for kind in (COCO, VOC):
-        if source.startswith(kind):
-            return kind + str(Path(root or "", Path(source.removeprefix(kind)).expanduser()).absolute())
-    return source

@@ -58,6 +58,11 @@ PAGE = """<!doctype html>
 """
 
 
+# What a page shows on top: a value, and what it is; and below: a heading, a remark, HTML.
+Tile = tuple[str, str]
+Section = tuple[str, str, str]
+
+
 def render_report(
     title: str,
     recipe: str,
@@ -73,16 +78,14 @@ def render_report(
     where nothing was held out to measure on.
     """
     which = next((e["split"] for e in reversed(entries) if e["split"] != "train"), "none")
-    seconds = max((e["seconds"] for e in entries if e["split"] == "train"), default=0.0)
-    tiles = [(_duration(seconds), "of training")]
-    sections = [("Training", "The training loss includes label smoothing and auxiliary losses.", _curves(entries))]
+    tiles: list[Tile] = []
+    sections = [("Training", "The training loss includes label smoothing and auxiliary losses.", curves(entries))]
     if outputs is not None:
         final = scores(outputs)
         tiles = [
             (f"{final['top1']:.4f}", f"top-1 accuracy, {which} ({final['images']:,} pictures)"),
             (f"{final['top5']:.4f}", "top-5 accuracy"),
             (f"{final['loss']:.3f}", "cross-entropy (nats)"),
-            *tiles,
         ]
         matrix = f"<div class='scroll'>{_matrix(confusion_matrix(outputs), classes)}</div>"
         mistakes = _mistakes(outputs, split, classes)
@@ -90,9 +93,24 @@ def render_report(
             ("Confusion matrix", "Rows: the true class; columns: the answer; in pictures.", matrix),
             ("Worst mistakes", "Wrong answers in which the true class got the least probability.", mistakes),
         ]
+    return page(title, recipe, entries, environment, tiles, sections)
+
+
+def page(
+    title: str,
+    recipe: str,
+    entries: Sequence[dict[str, Any]],
+    environment: dict[str, Any],
+    tiles: Sequence[Tile],
+    sections: Sequence[Section],
+) -> str:
+    """The page of any run: its `tiles` and `sections`, then the command, the recipe and the machine."""
+    seconds = max((e["seconds"] for e in entries if e["split"] == "train"), default=0.0)
+    tiles = [*tiles, (_duration(seconds), "of training")]
     facts = {key: str(value) for key, value in environment.items() if key != "command" and value is not None}
     table = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
-    sections += [
+    sections = [
+        *sections,
         ("Command", "", f"<pre>{html.escape(str(environment.get('command') or 'googlenet.fit(recipe, out)'))}</pre>"),
         ("Recipe, every value", "", f"<pre>{html.escape(recipe)}</pre>"),
         ("Environment", "", f"<dl>{table}</dl>"),
@@ -110,8 +128,13 @@ def render_report(
     )
 
 
-def _curves(entries: Sequence[dict[str, Any]]) -> str:
-    """Loss, accuracy, and learning rate with image size, by epoch."""
+def curves(
+    entries: Sequence[dict[str, Any]], best: str = "top1", label: str = "top-1 accuracy", unit: str = " (nats)"
+) -> str:
+    """Loss, accuracy, and learning rate with image size, by epoch, as one SVG drawing.
+
+    Of the held-out pictures the accuracy is the figure `best`, which a reader calls `label`.
+    """
     train = [e for e in entries if e["split"] == "train"]
     if not train:
         return "<p>No step was recorded.</p>"
@@ -120,10 +143,11 @@ def _curves(entries: Sequence[dict[str, Any]]) -> str:
     for axis, key in ((loss, "loss"), (accuracy, "accuracy")):
         axis.plot([e["epoch"] for e in train], [e[key] for e in train], color=BLUE, lw=1.2, label="training")
         for split, colour, mark in (("validation", ORANGE, "o-"), ("test", GREEN, "D")):
-            points = [(e["epoch"], e["top1" if key == "accuracy" else key]) for e in entries if e["split"] == split]
+            name = best if key == "accuracy" else key
+            points = [(e["epoch"], e[name]) for e in entries if e["split"] == split and name in e]
             if points:
                 axis.plot(*zip(*points, strict=True), mark, color=colour, ms=5, lw=1.2, label=split)
-        axis.set(xlabel="epoch", ylabel="loss (nats)" if key == "loss" else "top-1 accuracy")
+        axis.set(xlabel="epoch", ylabel=f"loss{unit}" if key == "loss" else label)
         axis.legend(frameon=False, fontsize=8)
     settings.plot([e["epoch"] for e in train], [e["learning_rate"] for e in train], color=BLUE, lw=1.2)
     settings.set(xlabel="epoch")
@@ -135,10 +159,14 @@ def _curves(entries: Sequence[dict[str, Any]]) -> str:
     for axis in (loss, accuracy, settings):
         axis.grid(color="#e3e7ec", lw=0.6)
         axis.spines[["top"]].set_visible(False)
+    return drawing(figure)
+
+
+def drawing(figure: Figure) -> str:
+    """A figure as an SVG element."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
-    drawing = text.getvalue()
-    return drawing[drawing.index("<svg") :]
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _matrix(counts: Tensor, classes: Sequence[str]) -> str:
@@ -173,14 +201,15 @@ def _mistakes(outputs: Outputs, split: Split, classes: Sequence[str]) -> str:
         said, truth = (html.escape(classes[int(labels[row])]) for labels in (answers, outputs.labels))
         name = html.escape(split.names[row])
         figures.append(
-            f"<figure><img alt='{truth}' src='{_data_url(picture)}'><figcaption>"
+            f"<figure><img alt='{truth}' src='{data_url(picture)}'><figcaption>"
             f"<b>{truth}</b>, taken for {said} ({best[row].item():.0%})<br><span class='soft'>{name}</span>"
             "</figcaption></figure>"
         )
     return f"<div class='mistakes'>{''.join(figures)}</div>"
 
 
-def _data_url(picture: Tensor) -> str:
+def data_url(picture: Tensor) -> str:
+    """uint8 (channels, h, w) -> the address of a PNG that is in the page itself."""
     pixels = picture.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")

@@ -87,6 +87,12 @@ class Network(nn.Module, HubModel):
         """
         return self._walk(x, self._taps)[1]
 
+    def features_aux(self, x: Tensor) -> tuple[OrderedDict[str, Tensor], tuple[Tensor, ...]]:
+        """`features`, and the logits of every auxiliary head in depth order, in one pass."""
+        kept = self._walk(x, (*self._taps, *self.aux_heads))[1]
+        maps = OrderedDict((name, kept[name]) for name in self._taps)
+        return maps, tuple(head(kept[name]) for name, head in self.aux_heads.items())
+
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
         """Replace the classifier, and the last layer of each auxiliary head, by fresh ones for `num_classes`."""
         if num_classes < 1:
@@ -229,6 +235,11 @@ class Network(nn.Module, HubModel):
             if name == last:
                 break
         return x, kept
+
+
+def trunk_name(model: nn.Module) -> str:
+    """Where the trunk of `model` is: a network's own, or that of the network that another is built around."""
+    return "backbone.trunk" if hasattr(model, "backbone") else "trunk"
 
 
 @torch.fx.wrap

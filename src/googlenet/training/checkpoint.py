@@ -27,6 +27,11 @@ from .recipe_file import read_recipe, recipe_from_dict
 STATE_KEYS = frozenset(("step", "seconds", "pictures", "native", "model", "optimiser", "average", "scaler", "random"))
 ANEW = "remove it to start the run anew"
 
+WRONG_TASK = {
+    "detection": "finds objects, it does not classify pictures; use googlenet detect, or evaluate",
+    "classification": "classifies pictures, it does not find objects; train one that does with task: detection",
+}
+
 WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
 
 
@@ -34,12 +39,13 @@ WEIGHTS, STATE, RECIPE = "model.safetensors", "state.pt", "recipe.yaml"
 class Checkpoint:
     """A trained network, or several that answer as one, with all that is needed to use it.
 
-    `model` is in evaluation mode, and answers whichever it is; `network` is for what only a single network has: its
-    stages, its weights' names. `preprocess` makes its input from pictures. `classes` names its outputs in
-    order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
+    `model` is in evaluation mode, a `Network` or an `Ensemble`, which answer alike, or, where ``recipe.task`` is
+    detection, a `detection.detector.Detector` or a `detection.rcnn.RegionNetwork`; `network` is for what only a
+    single network has: its stages, its weights' names. `preprocess` makes its input from pictures. `classes` names
+    its outputs in order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
     """
 
-    model: Network | Ensemble
+    model: Any
     preprocess: Preprocess
     classes: tuple[str, ...]
     recipe: Recipe
@@ -50,7 +56,10 @@ class Checkpoint:
         """The single network; ValueError where there are several."""
         if isinstance(self.model, Ensemble):
             raise ValueError("this is an ensemble: name one of its members, such as RUN/member-1")
-        return self.model
+        if self.recipe.task == "detection":
+            raise ValueError("this network finds objects, it does not classify pictures")
+        network: Network = self.model
+        return network
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
@@ -70,20 +79,28 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
         "recipe": asdict(checkpoint.recipe),
         "metrics": checkpoint.metrics,
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.network.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors_of(checkpoint).items()}
     write_atomically(path, save(tensors, {"format": "pt", "googlenet": json.dumps(about, allow_nan=False)}))
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
+def _tensors_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    model = checkpoint.network if checkpoint.recipe.task == "classification" else checkpoint.model
+    tensors: dict[str, torch.Tensor] = model.state_dict()
+    return tensors
+
+
+def load(path: str | os.PathLike[str], *, task: str | None = None) -> Checkpoint:
     """Read a run folder, an ensemble's, or a .safetensors file of ours, to a `Checkpoint` on the CPU.
 
     Or the published weights of another library, by their name there: "torchvision:googlenet",
     "timm:inception_v3.tf_in1k"; see `foreign`. They are fetched by that library and kept.
 
     Raises ValueError, naming the file and what to do, for anything else: a missing or damaged file, a pickle
-    (never opened: it could run code), weights that do not fit the network they name.
+    (never opened: it could run code), weights that do not fit the network they name; and, where `task` is named, a
+    network that was trained for another one.
     """
     from . import ensemble, foreign  # which make checkpoints, and so import this file
+    from .tasks import home
 
     place = Path(path)
     if foreign.is_published(str(path)) and not place.exists():
@@ -114,7 +131,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(
             f"{place}: its description cannot be read ({error}); was it written by a newer version?"
         ) from None
-    model = build_model(recipe, len(classes), preprocess.channels)
+    if task not in (None, recipe.task):
+        raise ValueError(f"{path}: {WRONG_TASK[recipe.task]}")
+    model = home(recipe).build_model(recipe, len(classes), preprocess.channels)
     load_strictly(model, tensors, str(place))
     return Checkpoint(model.eval(), preprocess, classes, recipe, metrics)
 

@@ -78,6 +78,8 @@ def member_recipes(recipe: Recipe, members: int = MEMBERS, wider: float | None =
 
 def start_ensemble(recipe: Recipe, out: Path, members: int = MEMBERS, wider: float | None = WIDER) -> None:
     """Make the folder `out`, from which `train_ensemble` trains; ValueError where it is in use."""
+    if recipe.task != "classification":
+        raise ValueError(f"an ensemble answers as one by its classes; a recipe of {recipe.task} has none to average")
     recipe = prepare.resolved(recipe, pick_device(recipe.device))
     member_recipes(recipe, members, wider)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -12,33 +12,30 @@ import time
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ..data.loader import training_batch
 from ..data.rows import rows_of_step
 from ..errors import InterruptedRunError
-from ..evaluation.metrics import Outputs, scores
-from ..evaluation.report import render_report
 from ..files import write_atomically
 from ..models import native
-from ..models.network import Network
 from . import checkpoint, prepare, processes
 from .batch_statistics import apart, synchronise_norms
 from .checkpoint import Checkpoint
 from .devices import pick_device
 from .environment import read_environment
-from .norms import plain_batches, reestimate
+from .norms import reestimate
 from .optimiser import build_optimiser, moving_average
 from .plan import plan_run
 from .recipe import Recipe
 from .record import Record, read_metrics
 from .selection import Best
-from .start import build_start, load_start, training_mode
+from .start import load_start, training_mode
 from .stopping import stop_signal
-from .task import Classification, Learner, balanced
+from .task import About, Learner, Part
+from .tasks import home
 
 
 class Fitted(NamedTuple):
@@ -72,16 +69,14 @@ def fit(
     accelerator = processes.join(device, recipe.precision, recipe.compile)
     resume = processes.on_main(lambda: prepare.check_folder(run, recipe, resume, restartable))
     device = accelerator.device
-    data = prepare.load(recipe).to(device)
+    kind = home(recipe)
+    data = kind.load(recipe).to(device)
     started = time.perf_counter()
     torch.manual_seed(recipe.seed + processes.rank())  # each process drops out other units
     state = processes.on_main(lambda: checkpoint.load_state(run)) if resume else None
     start = load_start(recipe) if state is None else None  # a run that goes on has its weights
-    model = build_start(recipe, start, data.classes, data.channels).to(device)
-    prepare.check_fit(recipe, model, data)
-    preprocess = prepare.preprocess_of(recipe, data, start, state)
-    augment = prepare.augment_of(recipe, data, preprocess)
-    pictures = prepare.digest(data)
+    task, model, preprocess, count, pictures = kind.ingredients(recipe, data, start, state)
+    model = model.to(device)
     if state is not None and state["pictures"] != pictures:
         raise ValueError(f"{recipe.data.source}: the pictures are not those that {run} was started with")
     shares_statistics = processes.count() > 1 and synchronise_norms(model)
@@ -93,17 +88,15 @@ def fit(
     is_native = not shares_statistics and not recipe.compile and native.enable(model)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
-    even = recipe.loss.class_weights == "balanced"
-    task = Classification(recipe.loss, balanced(data.train.labels, len(data.classes)) if even else None)
     average = moving_average(model, recipe.ema) if recipe.ema else None
-    kept = cast(Network, average.module) if average else model  # the weights that are measured and delivered
+    kept: nn.Module = average.module if average else model  # the weights that are measured and delivered
     learner, optimiser = accelerator.prepare(Learner(task, model), optimiser)
 
     # Where to start: the beginning, or the last saved state. `step` counts the steps that are done.
-    plan = plan_run(recipe, len(data.train.labels))
+    plan = plan_run(recipe, count)
     total, validate_every = plan.total, plan.validate_every
     step, seconds = 0, time.perf_counter() - started
-    best = Best(recipe.early_stop) if recipe.early_stop else None
+    best = Best(recipe.early_stop, task.best) if recipe.early_stop else None
     if state is not None:
         step, seconds = state["step"], state["seconds"]
         model.load_state_dict(state["model"])
@@ -140,7 +133,7 @@ def fit(
         processes.on_main(write)
 
     def validate() -> dict[str, float]:
-        return scores(task.score(kept, data.validation, preprocess))
+        return task.figures(task.score(kept, data.validation, preprocess))
 
     end = step if best and best.over else total
     with Record(run, step, end, plan.per_epoch, seconds, progress) as record, stop_signal() as stop:
@@ -158,22 +151,20 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             images = planned.turn.stop - planned.turn.start
-            rank, count = processes.rank(), processes.count()
-            parts = rows_of_step(images, recipe.accumulate, rank, count)
+            rank, ranks = processes.rank(), processes.count()
+            parts = rows_of_step(images, recipe.accumulate, rank, ranks)
             loss_sum = correct_sum = nothing
             optimiser.zero_grad(set_to_none=True)
             for number, rows in enumerate(parts, 1):
-                batch = training_batch(
-                    data.train, preprocess, augment,
-                    step=step, batch_size=recipe.batch_size, size=planned.size, seed=recipe.seed,
-                    turn=planned.turn, rows=rows, later=islice(plan.pieces(step, rank, count), number, None),
-                )  # fmt: skip
-                share = len(batch.labels) / images
+                later = islice(plan.pieces(step, rank, ranks), number, None)
+                part = Part(step, planned.size, planned.turn, rows, later)
+                batch = task.batch(data.train, preprocess, recipe, part)
+                share = batch.pictures / images
                 # The gradients of all processes are averaged once, on the way back from the last part.
                 with nullcontext() if number == len(parts) else accelerator.no_sync(learner):
                     loss, correct = learner(batch)
-                    accelerator.backward(loss * (share * count))
-                if len(batch.labels):  # the mean over no pictures is no number
+                    accelerator.backward(loss * (share * ranks))
+                if batch.pictures:  # the mean over no pictures is no number
                     loss_sum, correct_sum = loss_sum + loss.detach() * share, correct_sum + correct
 
             accelerator.unscale_gradients()
@@ -192,7 +183,7 @@ def fit(
                     best.offer(figures, step, kept)
                     end = step if best.over else end
                 if step < end:
-                    record.scores("validation", step, figures)
+                    record.scores("validation", step, figures, task.named)
             due = processes.is_main() and time.perf_counter() - saved_at > 60 * recipe.checkpoint_minutes
             stopping, saving = processes.any_of(stop.is_set(), due)
             if step < end and (saving or stopping):
@@ -209,21 +200,21 @@ def fit(
             kept.load_state_dict(best.weights)
         if recipe.reestimate_norm is not None:
             with apart(kept):  # each process over the same batches
-                reestimate(kept, plain_batches(recipe, data.train, preprocess))
+                reestimate(kept, task.plain(data.train, preprocess, recipe))
         seconds = record.seconds
 
         # The final figures: the test set is read here, once, and nothing is chosen by it.
         held_out = {"validation": data.validation, "test": data.test}
-        answers: dict[str, Outputs] = {}
+        answers: dict[str, Any] = {}
 
         def measure() -> dict[str, dict[str, float]]:
             answers.update({name: task.score(kept, split, preprocess) for name, split in held_out.items() if split})
-            metrics = {name: scores(outputs) for name, outputs in answers.items()}
+            metrics = {name: task.figures(found) for name, found in answers.items()}
             if best:
                 metrics["validation"]["best_step"] = best.step
                 record.say(f"the best of the validated weights are those of step {best.step}")
             for name, figures in metrics.items():
-                record.scores(name, step, figures)
+                record.scores(name, step, figures, task.named)
             return metrics
 
         metrics = processes.on_main(measure)
@@ -231,10 +222,8 @@ def fit(
 
     def report() -> None:
         shown = "test" if data.test else "validation"
-        page = render_report(
-            run.name, recipe.to_yaml(), read_metrics(run), data.classes,
-            held_out[shown].to(torch.device("cpu")), answers.get(shown), read_environment(run),
-        )  # fmt: skip
+        about = About(run.name, recipe.to_yaml(), read_metrics(run), data.classes, read_environment(run))
+        page = task.report(about, held_out[shown], answers.get(shown))
         write_atomically(run / "report.html", page)
 
     processes.on_main(report)

@@ -5,6 +5,7 @@ the average of old ones. Neither are those of the delivered weights on pictures 
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,10 @@ from torch import Tensor, nn
 from ..data.dataset import Split
 from ..data.loader import Augment, steps_per_epoch, training_batch
 from ..data.preprocess import Preprocess
-from ..models.network import Network
 from .recipe import Recipe
 
 
-def reestimate(model: Network, batches: Iterable[Tensor]) -> None:
+def reestimate(model: Any, batches: Iterable[Tensor]) -> None:
     """Replace the running mean and variance of each normalisation by their averages over `batches` of pixels.
 
     What `torch.optim.swa_utils.update_bn` does, with three differences: auxiliary heads are run too, dropout is off,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.transfer import send
+from ..models.network import trunk_name
 from .layerwise import LayerwiseSGD
 from .muon import Muon
 from .recipe import Optimiser
@@ -48,10 +49,11 @@ def build_optimiser(options: Optimiser, model: nn.Module) -> torch.optim.Optimiz
 
 def rate_factor(options: Optimiser, model: nn.Module, name: str) -> float:
     """What to multiply the learning rate of parameter `name` by: 1 in the heads, less in the trunk, by depth."""
-    if not name.startswith("trunk."):
+    trunk = trunk_name(model)
+    if not name.startswith(f"{trunk}."):
         return 1.0
-    layers = [child for child, layer in model.get_submodule("trunk").named_children() if list(layer.parameters())]
-    depth = len(layers) - 1 - layers.index(name.split(".")[1])
+    layers = [child for child, layer in model.get_submodule(trunk).named_children() if list(layer.parameters())]
+    depth = len(layers) - 1 - layers.index(name.removeprefix(f"{trunk}.").split(".")[0])
     return float(options.backbone * options.layer_decay**depth)
 
 

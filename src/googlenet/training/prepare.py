@@ -18,11 +18,25 @@ from ..files import write_atomically
 from ..models.catalogue import defaults, spec
 from ..models.network import Network
 from . import checkpoint, processes
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, build_model
 from .devices import pick_precision
 from .environment import ENVIRONMENT, describe_environment
 from .recipe import Recipe
-from .start import start_preprocess, with_start
+from .start import build_start, start_preprocess, with_start
+from .task import Classification, Ingredients, balanced
+
+__all__ = [
+    "augment_of",
+    "build_model",
+    "check_fit",
+    "check_folder",
+    "digest",
+    "ingredients",
+    "load",
+    "make_folder",
+    "preprocess_of",
+    "resolved",
+]
 
 
 def resolved(recipe: Recipe, device: torch.device) -> Recipe:
@@ -86,6 +100,17 @@ def load(recipe: Recipe) -> Dataset:
         resident=recipe.data.resident,
         workers=recipe.data.workers,
     )
+
+
+def ingredients(recipe: Recipe, data: Dataset, start: Checkpoint | None, state: dict[str, Any] | None) -> Ingredients:
+    """What a run of classification is made of; see `tasks.Home`."""
+    model = build_start(recipe, start, data.classes, data.channels)
+    check_fit(recipe, model, data)
+    preprocess = preprocess_of(recipe, data, start, state)
+    even = recipe.loss.class_weights == "balanced"
+    weights = balanced(data.train.labels, len(data.classes)) if even else None
+    task = Classification(recipe.loss, weights, augment_of(recipe, data, preprocess))
+    return Ingredients(task, model, preprocess, len(data.train.labels), digest(data))
 
 
 def check_fit(recipe: Recipe, model: Network, data: Dataset) -> None:

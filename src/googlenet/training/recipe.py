@@ -54,7 +54,7 @@ class Data:
 
     Attributes:
         source: fashion-mnist, folder:PATH with a folder per class, imagenet:PATH, or shards:PATH or shards:URL of tar
-            files.
+            files; for detection scenes, scenes:train=N,test=N,seed=N, coco:PATH or voc:PATH.
         root: where the data lies, looked at first.
         validation: training pictures held out: a count from 1 up, or a fraction below 1.
         seed: chooses which pictures are held out; that of the recipe where unset.
@@ -198,10 +198,70 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """The network that finds objects, around the one that `model` names; with task detection.
+
+    There, `size` is of the pictures' longer sides, proportions kept, or of R-CNN's warped regions; `augment` knows
+    flip alone (none or random).
+
+    Attributes:
+        head: fcos (every position says what it sees), faster_rcnn (torchvision's second stage looks at regions), or
+            rcnn (no pyramid: each proposed region is cut out and classified, as in 2014; see `Regions`).
+        maps: pyramid (maps of strides 8, 16 and 32, fused) or deepest (that of stride 32 alone).
+        channels: of the fused maps.
+        depth: convolutions of each of the head's towers.
+        reach: a level takes objects whose furthest side is up to so many strides from a position; coarser levels
+            larger ones.
+        threshold: boxes that score less are left out, in [0, 1).
+        overlap: of two boxes of a class that overlap by more than this (intersection over union) the better remains.
+        most: boxes of a picture, at most.
+        sizes: test at each of these sizes and merge the boxes; unset, at size.test alone.
+    """
+
+    head: Literal["fcos", "faster_rcnn", "rcnn"] = "fcos"
+    maps: Literal["pyramid", "deepest"] = "pyramid"
+    channels: int = 128
+    depth: int = 2
+    reach: float = 4.0
+    threshold: float = 0.05
+    overlap: float = 0.5
+    most: int = 100
+    sizes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a picture, with detection.head rcnn.
+
+    Attributes:
+        search: propose regions by selective search.
+        superpixel: its superpixels' scale and least area, in pixels; twice it gives half the proposals or less.
+        most: its proposals of a picture, at most, an even sample; unset for all.
+        multibox: propose 200 more by a network of its own, googlenet_bn with its channels times this; 0 for none.
+        context: pixels of a warped region that lie around its box, on each side.
+        per_picture: regions that a step sees of each of its pictures, on average.
+        positives: the share of them that are objects, in (0, 1).
+        hard: the share of the others, in [0, 1], that meets an object by a tenth or more.
+        regress: correct the boxes by what the network learned about them; it is learned in any case.
+    """
+
+    search: bool = True
+    superpixel: int = 50
+    most: int | None = None
+    multibox: float = 0.25
+    context: float = 2.0
+    per_picture: int = 8
+    positives: float = 0.25
+    hard: float = 0.5
+    regress: bool = True
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run.
 
     Attributes:
+        task: classification (one label per picture) or detection (boxes with labels).
         epochs: passes over the training pictures; the last may be a part of one, such as 1.25.
         min_steps: make more passes where these are fewer steps: a small folder needs them.
         batch_size: pictures a step, of all processes together.
@@ -219,6 +279,7 @@ class Recipe:
         compile: let torch.compile make the step, in place of the native one on CPUs.
     """
 
+    task: Literal["classification", "detection"] = "classification"
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     size: Size = field(default_factory=Size)
@@ -226,6 +287,8 @@ class Recipe:
     optimiser: Optimiser = field(default_factory=Optimiser)
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
+    detection: Detection = field(default_factory=Detection)
+    regions: Regions = field(default_factory=Regions)
     epochs: float = 10
     min_steps: int = 0
     batch_size: int = 128
@@ -286,6 +349,24 @@ class Recipe:
             ("optimiser.backbone must be above 0 (model.freeze trunk trains the head alone)",
              self.optimiser.backbone > 0),
             ("optimiser.layer_decay must be in (0, 1]", 0 < self.optimiser.layer_decay <= 1),
+            ("detection needs task: detection", self.task == "detection" or self.detection == Detection()),
+            ("detection.channels must be 8 or more", self.detection.channels >= 8),
+            ("detection.depth must be 0 or more", self.detection.depth >= 0),
+            ("detection.reach must be above 0", self.detection.reach > 0),
+            ("detection.threshold must be in [0, 1)", 0 <= self.detection.threshold < 1),
+            ("detection.overlap must be in (0, 1]", 0 < self.detection.overlap <= 1),
+            ("detection.most must be 1 or more", self.detection.most >= 1),
+            ("detection.sizes needs sizes of 1 or more",
+             self.detection.sizes is None or (bool(self.detection.sizes) and min(self.detection.sizes) >= 1)),
+            ("regions needs detection.head: rcnn", self.detection.head == "rcnn" or self.regions == Regions()),
+            ("regions.superpixel must be 2 or more", self.regions.superpixel >= 2),
+            ("regions.most must be 1 or more", self.regions.most is None or self.regions.most >= 1),
+            ("regions.multibox must be 0, or above it and at most 4", 0 <= self.regions.multibox <= 4),
+            ("regions.context must be 0 or more, and leave half of the region to the box",
+             self.regions.context >= 0 and 4 * self.regions.context <= min(self.size.sizes or (224,))),
+            ("regions.per_picture must be 1 or more", self.regions.per_picture >= 1),
+            ("regions.positives must be in (0, 1)", 0 < self.regions.positives < 1),
+            ("regions.hard must be in [0, 1]", 0 <= self.regions.hard <= 1),
             ("early_stop must be 1 or more", self.early_stop is None or self.early_stop >= 1),
         ):  # fmt: skip
             if not holds:

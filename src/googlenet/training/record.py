@@ -111,13 +111,17 @@ class Record:
         self._losses, self._correct, self._images = [], [], 0
         self._last_step, self._last_seconds = step, seconds
 
-    def scores(self, split: str, step: int, figures: dict[str, float]) -> None:
-        """Write the figures of an evaluation on `split`; NonFiniteLossError if its loss is no finite number."""
-        if not math.isfinite(figures["loss"]):
+    def scores(self, split: str, step: int, figures: dict[str, float], named: dict[str, str]) -> None:
+        """Write the figures of an evaluation on `split`, and tell those that are `named`, by what they are called.
+
+        NonFiniteLossError if its loss is no finite number.
+        """
+        if not math.isfinite(figures.get("loss", 0.0)):
             raise NonFiniteLossError(f"the {split} loss is {figures['loss']} after step {step}; {REMEDY}")
         self._write(split, step, **figures)
         self.leave_out_pause()
-        self.say(f"{split} after step {step}: top-1 {figures['top1']:.4f}, loss {figures['loss']:.4f}")
+        told = ", ".join(f"{called} {figures[name]:.4f}" for name, called in named.items() if name in figures)
+        self.say(f"{split} after step {step}: {told}")
 
     def leave_out_pause(self) -> None:
         """The time since the last reading was not for training steps: keep it out of the speed."""

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 class Best:
     """The best of the weights that were offered so far.
 
-    Better is a higher top-1, and among equals a smaller loss: small validation parts have many ties. After `patience`
-    offers without a better one, `over`. `step` is the best's.
+    Better is a higher figure `by`, and among equals a smaller loss: small validation parts have many ties. After
+    `patience` offers without a better one, `over`. `step` is the best's.
     """
 
-    def __init__(self, patience: int):
-        self.patience = patience
+    def __init__(self, patience: int, by: str = "top1"):
+        self.patience, self.by = patience, by
         self.score: tuple[float, float] | None = None
         self.step = 0
         self.since = 0
@@ -21,7 +21,7 @@ class Best:
 
     def offer(self, figures: dict[str, float], step: int, model: nn.Module) -> None:
         """Look at the weights of `model` after `step` steps, with the validation `figures` that they gave."""
-        score = (figures["top1"], -figures["loss"])
+        score = (figures.get(self.by, 0.0), -figures.get("loss", 0.0))
         if self.score is not None and score <= self.score:
             self.since += 1
             return

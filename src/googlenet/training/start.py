@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..data.preprocess import Preprocess
 from ..errors import nearest
 from ..models.catalogue import defaults, spec
-from ..models.network import Network
+from ..models.network import Network, trunk_name
 from .checkpoint import Checkpoint, build_model, load, load_strictly
 from .foreign import is_published
 from .recipe import Recipe
@@ -27,7 +27,7 @@ def load_start(recipe: Recipe) -> Checkpoint | None:
     if recipe.model.weights is None:
         return None
     try:
-        start = load(recipe.model.weights)
+        start = load(recipe.model.weights, task=None if recipe.task == "detection" else recipe.task)
     except ValueError as error:
         raise ValueError(f"model.weights: {error}") from None
     if recipe.model.name not in (None, start.recipe.model.name):
@@ -126,10 +126,10 @@ def freeze(model: Network, upto: str) -> None:
         layer.requires_grad_(False)
 
 
-def training_mode(model: Network) -> None:
+def training_mode(model: nn.Module) -> None:
     """Like ``model.train()``, but frozen layers stay in evaluation: their normalisation's statistics do not move."""
     model.train()
-    for layer in model.trunk.children():
+    for layer in model.get_submodule(trunk_name(model)).children():
         parameters = list(layer.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             layer.eval()

@@ -7,6 +7,7 @@ uses and `--help` stays quick.
 from .benchmark import benchmark
 from .catalogue import models, summary
 from .convert import convert
+from .detect import detect
 from .ensemble import ensemble
 from .evaluate import evaluate
 from .explain import explain
@@ -19,6 +20,7 @@ from .train import train
 __all__ = [
     "benchmark",
     "convert",
+    "detect",
     "ensemble",
     "evaluate",
     "explain",

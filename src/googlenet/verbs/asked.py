@@ -98,7 +98,7 @@ class Asked:
 
 def ask(args: argparse.Namespace) -> Asked:
     """Read the network and the pictures; ValueError for what cannot be used, before anything is computed."""
-    checkpoint = load(args.run)
+    checkpoint = load(args.run, task="classification")
     size = checkpoint.preprocess.size if args.size is None else args.size
     check_sizes(checkpoint.network, [size])
     if args.sizes:

@@ -20,10 +20,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: all cores)")
 
 
-def asked_run(run: str, engine: str | None, threads: int | None) -> "Checkpoint":
+def asked_run(run: str, engine: str | None, threads: int | None, task: str | None = None) -> "Checkpoint":
     """The run as `load` gives it; with an engine its network answers there, from pixels that are left as they are.
 
-    An exported folder is opened in `engine`, or in the quickest. ValueError in one line for what cannot be.
+    An exported folder is opened in `engine`, or in the quickest. ValueError in one line for what cannot be,
+    and for a run of another `task` where one is named.
     """
     from ..deployment.asked import Asked, raw
     from ..deployment.description import NAME, read_description
@@ -43,7 +44,7 @@ def asked_run(run: str, engine: str | None, threads: int | None) -> "Checkpoint"
             model=Model(name=about.model), data=Data(validation=0), size=Size(train=about.preprocess.size)
         )
         return Checkpoint(cast("Network", asked), raw(about.preprocess), about.classes, recipe, {})
-    checkpoint = load(run)
+    checkpoint = load(run, task=task)
     if engine is None:
         if threads is not None:
             raise ValueError("--threads goes with --engine, or with an exported folder")
@@ -51,7 +52,7 @@ def asked_run(run: str, engine: str | None, threads: int | None) -> "Checkpoint"
     from ..deployment.export import Trained
     from ..deployment.kept import engine_for
 
-    network = checkpoint.network
+    network = checkpoint.model
     name = checkpoint.recipe.model.name or "googlenet"
     trained = Trained(name, network, checkpoint.preprocess, checkpoint.classes)
     asked = Asked(engine_for(trained, engine, threads), network.min_size)

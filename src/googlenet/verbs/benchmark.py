@@ -102,7 +102,7 @@ def _trained(target: str) -> "tuple[Trained, Checkpoint | None]":
     from ..training.checkpoint import load
 
     if target not in MODELS:
-        run = load(target)
+        run = load(target, task="classification")
         return Trained(run.recipe.model.name or "googlenet", run.network, run.preprocess, run.classes), run
     preprocess = Preprocess(MODELS[target].input_size, 3, (0.5,) * 3, (0.5,) * 3)
     return Trained(target, create(target).eval(), preprocess, tuple(map(str, range(1000)))), None

@@ -88,7 +88,7 @@ def _write(args: argparse.Namespace, out: Path) -> None:
     from ..training.checkpoint import load
     from ..training.foreign import export_tensors, write_tensors
 
-    tensors = export_tensors(load(args.file), args.target, aux=not args.no_aux)
+    tensors = export_tensors(load(args.file, task="classification"), args.target, aux=not args.no_aux)
     write_tensors(out, tensors)
     counted = sum(t.numel() for key, t in tensors.items() if "running_" not in key and not key.endswith("tracked"))
     document = {"out": str(out), "keys": len(tensors), "parameters": counted}

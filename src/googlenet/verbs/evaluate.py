@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .asked_run import add_engine, asked_run
 from .command import VerbParser, add_sizes, answer, chosen_sizes, verb_parser, whole_numbers
 from .data_of_run import data_of_run, split_of
+from .evaluate_detection import evaluate_detection, wrong_argument
 from .protocol import by_protocol
 
 if TYPE_CHECKING:
@@ -79,8 +80,12 @@ def evaluate(argv: list[str]) -> None:
     checkpoint = asked_run(args.run, args.engine, args.threads)
     if isinstance(checkpoint.model, Asked) and (args.sizes or args.crops or args.others):
         raise ValueError(f"{args.run}: an exported folder is measured at one --size; name its run for more")
-    if args.crops or args.others:
-        by_protocol(args, [checkpoint, *map(load, args.others)])
+    if checkpoint.recipe.task == "detection":
+        if wrong := wrong_argument(args):
+            parser.error(wrong)
+        evaluate_detection(args, checkpoint)
+    elif args.crops or args.others:
+        by_protocol(args, [checkpoint, *(load(other, task="classification") for other in args.others)])
     else:
         _at_sizes(args, checkpoint)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .command import answer, verb_parser
 from .data_of_run import data_of_run, split_of
+from .export_detection import export_detection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,10 +72,13 @@ def export(argv: list[str]) -> None:
     from ..training.checkpoint import load
 
     out = Path(args.out)
-    check_place(out)
     checkpoint = load(args.run)
+    if checkpoint.recipe.task == "detection":
+        export_detection(parser, args, checkpoint, out)
+        return
+    check_place(out)
     trained = Trained(
-        checkpoint.recipe.model.name or "googlenet", checkpoint.network, checkpoint.preprocess, checkpoint.classes
+        checkpoint.recipe.model.name or "googlenet", checkpoint.model, checkpoint.preprocess, checkpoint.classes
     )
     given = {"max_drop": args.max_drop, "pictures": args.calibration}
     int8 = Int8(**{key: value for key, value in given.items() if value is not None}) if args.int8 else None

@@ -32,7 +32,7 @@ def predict(argv: list[str]) -> None:
     from ..evaluation.scales import check_sizes
     from ..training.devices import pick_device
 
-    checkpoint = asked_run(args.run, args.engine, args.threads)
+    checkpoint = asked_run(args.run, args.engine, args.threads, "classification")
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
     answers = predict_pictures(

@@ -66,23 +66,29 @@ def train(argv: list[str]) -> None:
         return
     name = "test" if "test" in fitted.metrics else "validation"
     final = fitted.metrics.get(name)
+    told = HEADLINES[recipe.task]
     document = {
         "run": str(fitted.run),
-        "top1": final["top1"] if final else None,
+        **{key: final.get(key) if final else None for key in told},
         "split": name if final else None,
         "seconds": round(fitted.seconds, 3),
         "images_per_second": round(fitted.images_per_second, 1),
         "metrics": fitted.metrics,
     }
+    figures = ", ".join(f"{called}: {final[key]:.4f}" for key, called in told.items() if final and key in final)
     answer(
         args.json,
         document,
         [
-            f"{name} top-1 accuracy: {final['top1']:.4f}" if final else "nothing was held out to measure accuracy on",
+            f"{name} {figures}" if final else "nothing was held out to measure accuracy on",
             f"training time: {fitted.seconds:.0f} s ({fitted.images_per_second:.0f} images/s)",
             f"run: {fitted.run} (open {fitted.run / 'report.html'})",
         ],
     )
+
+
+# The figures that a task's run is told by, and what a reader calls them.
+HEADLINES = {"classification": {"top1": "top-1 accuracy"}, "detection": {"ap": "AP", "ap50": "AP50"}}
 
 
 def named_recipe(parser: VerbParser, name: str | None, flags: list[str], argv: list[str]) -> "Recipe":
