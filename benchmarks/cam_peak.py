@@ -8,6 +8,7 @@ nothing; and a place by chance, which lies in the box as often as the box is lar
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,10 +28,11 @@ from googlenet.insight import drawing
 from googlenet.insight.cam import class_maps, enlarged, peaks
 from googlenet.models.network import Network
 
-SIDE = 96
+# Of a scene, and of what the network sees of it: larger, so that its last map has 8x8 positions.
+SIDE, SIZE = 96, 128
 LOOKS = Scenes(seed=5, sides=(SIDE, SIDE), scales=(1.0, 1.75), objects=(1, 1), visible=1.0)
 FLAGS = [
-    "--model.width=0.25", "--model.stem_stride=2", f"--size.train={SIDE}", "--epochs=6", "--batch_size=64",
+    "--model.width=0.25", "--model.stem_stride=2", f"--size.train={SIZE}", "--epochs=5", "--batch_size=32",
     "--augment.flip=random", "--data.validation=0.1",
 ]  # fmt: skip
 # The number of the first scene of the training part that is not trained on: what was chosen was chosen by those.
@@ -112,7 +114,7 @@ def draw(model: Network, preprocess: Preprocess, pictures: list[Picture], classe
 def main() -> None:
     """Draw scenes, train, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=3000, help="training scenes (default 3000)")
+    parser.add_argument("--train", type=int, default=2500, help="training scenes (default 2500)")
     parser.add_argument("--scenes", type=int, default=200, help="scenes to measure on (default 200)")
     parser.add_argument("--picture", type=Path, help="a PNG file for the first scenes and their maps")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -125,6 +127,7 @@ def main() -> None:
     fitted = googlenet.fit(recipe, work / "run")
     seconds = time.perf_counter() - started
     run = googlenet.load(fitted.run)
+    print(f"trained: {fitted.run}", file=sys.stderr)
     order = [run.classes.index(name.replace("/", "-")) for name in CLASSES]
 
     def labels_of(pictures: list[Picture]) -> Tensor:
@@ -142,7 +145,8 @@ def main() -> None:
     document = {
         "scenes": len(pictures),
         "side": SIDE,
-        "map": run.network.forward_features(torch.zeros(1, 1, SIDE, SIDE)).shape[-1],
+        "size": SIZE,
+        "map": run.network.forward_features(torch.zeros(1, 1, SIZE, SIZE)).shape[-1],
         "inside": found.answered.double().mean().item(),
         "interval": list(interval),
         "inside_training_part": chosen_by.answered.double().mean().item(),
