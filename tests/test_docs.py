@@ -21,6 +21,7 @@ from servers import served
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORT = ["--data.limit=200", "--epochs=1", "--min_steps=4"]
+FEW_SCENES = ["--data.source=scenes:train=24,test=8", "--data.validation=0"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -67,9 +68,9 @@ def test_commands(page: Path, desk: Path) -> None:
     for line in commands(page):
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[0] == "train" and "--resume" not in arguments:
-            arguments += SHORT
+            arguments += [*SHORT, *(FEW_SCENES if arguments[1].startswith("scenes-") else [])]
         if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
-            arguments += [*SHORT, "--members=2"]
+            arguments += [*SHORT, "--members=2", "--model.width=0.25"]
         if arguments[0] == "evaluate" and "--limit" not in arguments:
             arguments += ["--limit", "20" if "--crops" in arguments else "200"]
         if arguments[0] == "explain" and "--limit" not in arguments:

@@ -82,8 +82,11 @@ def hostile(found: Found) -> str:
         statuses[kind.split()[1]] = statuses.get(kind.split()[1], 0) + count
     rows: list[list[object]] = [[status, f"{count:,}"] for status, count in sorted(statuses.items())]
     memory = found["memory_mb"]
+    outside = found["schemathesis"]
+    counted = [line.strip() for line in outside["said"] if "generated" in line] if outside else []
     return (
         f"{table(['status', 'answers'], rows)}\n\n{found['requests']:,} requests in {found['seconds']} s, "
         f"{len(found['problems'])} of them answered 5xx, in another shape, or not at all. Resident memory "
         f"{memory['after 300']} MB after the first 300, {memory['at the end']} MB at the end."
+        + "".join(f" schemathesis, no server error in: {line}." for line in counted)
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from googlenet.detection.dataset import Picture
 from googlenet.detection.multibox import MultiBox
 from googlenet.detection.proposals import Search, selective_search
 from googlenet.detection.rcnn import RegionDetector, RegionNetwork
-from googlenet.detection.region_loss import Choice, RegionBatch, region_batch, region_loss
+from googlenet.detection.region_loss import RegionBatch, region_batch, region_loss
 from googlenet.detection.scenes import Scenes, draw_scene
+from googlenet.training.recipe import Detection, Loss, Regions
 
 PREPROCESS = Preprocess(28, 1, (0.5,), (0.2,))
 SEARCH = Search(superpixel=100)
-CHOICE = Choice(per_picture=8, positives=0.25, hard=0.5, size=28, context=2)
+OPTIONS = Regions(superpixel=100, per_picture=8)
+LIMITS = Detection(head="rcnn", overlap=0.3, threshold=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +39,14 @@ def proposals(scenes: list[Picture]) -> list[Tensor]:
 def network(seed: int = 0, multibox: bool = True) -> RegionNetwork:
     small = googlenet.create("googlenet_bn", 11, 1, width=0.125, pools="padded", dropout=0.0, seed=seed)
     trunk = googlenet.create("googlenet_bn", 1, 1, width=0.125, pools="padded", seed=seed)
-    return RegionNetwork(small, MultiBox(trunk) if multibox else None)
+    return RegionNetwork(small, MultiBox(trunk) if multibox else None, OPTIONS, LIMITS)
 
 
-def batch_of(scenes: Sequence[Picture], proposals: Sequence[Tensor], seed: int = 0) -> RegionBatch:
-    dice = torch.Generator().manual_seed(seed)
-    return region_batch(
-        scenes, proposals, 10, PREPROCESS, CHOICE, multibox=True, generator=dice, device=torch.device("cpu")
-    )
+def batch_of(
+    scenes: Sequence[Picture], proposals: Sequence[Tensor], seed: int = 0, flip: bool = False, context: float = 2
+) -> RegionBatch:
+    options, dice = replace(OPTIONS, context=context), torch.Generator().manual_seed(seed)
+    return region_batch(scenes, proposals, 10, PREPROCESS, options, 28, flip=flip, generator=dice)
 
 
 def test_a_step_is_a_function_of_its_dice(scenes: list[Picture], proposals: list[Tensor]) -> None:
@@ -52,42 +55,54 @@ def test_a_step_is_a_function_of_its_dice(scenes: list[Picture], proposals: list
     assert not torch.equal(batch.boxes, other.boxes)
     assert batch.regions.shape == (32, 1, 28, 28)
     assert (batch.labels < 10).sum() == 8
-    assert batch.wholes is not None and batch.wholes.shape == (4, 1, 160, 160)
+    assert batch.wholes.shape == (4, 1, 160, 160)
     truths = torch.cat([scene.boxes for scene in scenes])
     assert all((truths == box).all(dim=1).any() for box in batch.truth[batch.labels < 10])
 
 
+def test_mirrored_regions_have_mirrored_truth(scenes: list[Picture], proposals: list[Tensor]) -> None:
+    plain, mirrored = (batch_of(scenes, proposals, flip=flip, context=0) for flip in (False, True))
+    turned = (plain.truth != mirrored.truth).any(dim=1)
+    assert 2 < turned.sum() < len(turned)
+    assert torch.allclose(plain.regions[turned].flip(-1), mirrored.regions[turned])
+    # The free space between box and truth is on the other side.
+    left, right = plain.truth[turned, 0] - plain.boxes[turned, 0], plain.boxes[turned, 2] - plain.truth[turned, 2]
+    assert torch.allclose(mirrored.truth[turned, 0] - mirrored.boxes[turned, 0], right, atol=1e-4)
+    assert torch.allclose(mirrored.boxes[turned, 2] - mirrored.truth[turned, 2], left, atol=1e-4)
+
+
 def test_a_step_of_empty_and_crowded_pictures(scenes: list[Picture], proposals: list[Tensor]) -> None:
-    nothing = scenes[0]._replace(
-        boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), crowd=torch.zeros(0, dtype=torch.bool)
-    )
-    whole = torch.tensor([[0.0, 0, nothing.width, nothing.height]])
-    crowded = nothing._replace(boxes=whole, labels=torch.zeros(1, dtype=torch.int64), crowd=torch.ones(1).bool())
+    def with_boxes(boxes: list[list[float]], crowd: bool) -> Picture:
+        count = len(boxes)
+        return scenes[0]._replace(
+            boxes=torch.tensor(boxes).view(-1, 4),
+            labels=torch.zeros(count, dtype=torch.int64),
+            crowd=torch.full((count,), crowd),
+        )
+
+    nothing, speck = with_boxes([], False), with_boxes([[3.0, 3, 4, 4]], False)
+    crowded = with_boxes([[0.0, 0, scenes[0].width, scenes[0].height]], True)
     batch = batch_of([nothing, nothing], proposals[:1] * 2)
     assert (batch.labels == 10).all() and len(batch.labels) == 16
-    assert region_loss(network(), batch).total.isfinite()
-    assert len(batch_of([crowded, nothing], proposals[:1] * 2).labels) == 16
-    speck = nothing._replace(
-        boxes=torch.tensor([[3.0, 3, 4, 4]]), labels=torch.tensor([7]), crowd=torch.zeros(1, dtype=torch.bool)
-    )
-    losses = region_loss(network(), batch_of([speck, nothing], proposals[:1] * 2))
-    assert losses.total.isfinite()
+    for pictures in ([nothing, nothing], [crowded, nothing], [speck, nothing], [crowded, crowded]):
+        assert region_loss(network(), batch_of(pictures, proposals[:1] * 2), Loss()).total.isfinite()
+    assert len(batch_of([], []).labels) == 0
 
 
 def test_the_boxes_do_not_change_the_classifier(scenes: list[Picture], proposals: list[Tensor]) -> None:
     model = network()
-    region_loss(model, batch_of(scenes, proposals)).boxes.backward()
+    region_loss(model, batch_of(scenes, proposals), Loss()).boxes.backward()
     assert model.regressor.weight.grad is not None and model.regressor.weight.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in model.network.parameters())
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
 
 
 def test_every_part_learns(scenes: list[Picture], proposals: list[Tensor]) -> None:
     model, batch = network(multibox=False), batch_of(scenes, proposals)
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
-    first = region_loss(model, batch)
+    first = region_loss(model, batch, Loss())
     for _ in range(30):
         optimiser.zero_grad()
-        last = region_loss(model, batch)
+        last = region_loss(model, batch, Loss())
         last.total.backward()
         optimiser.step()
     assert last.classes < 0.2 * first.classes and last.right > 0.95
@@ -96,10 +111,10 @@ def test_every_part_learns(scenes: list[Picture], proposals: list[Tensor]) -> No
 
 @pytest.fixture(scope="module")
 def detector() -> RegionDetector:
-    return RegionDetector([network()], PREPROCESS, 2, SEARCH, threshold=0.0)
+    return RegionDetector.of([network()], PREPROCESS)
 
 
-def test_pictures_answer_alone_as_together(detector: RegionDetector, scenes: list[Picture], cache: object) -> None:
+def test_pictures_answer_alone_as_together(detector: RegionDetector, scenes: list[Picture], cache: Path) -> None:
     pictures = [scene.read(1) for scene in scenes[:3]]
     together = detector(pictures)
     (alone,) = detector(pictures[1:2])
@@ -126,7 +141,7 @@ def test_networks_are_averaged_before_the_suppression(
     assert both.scores.sum().item() == pytest.approx(mean.item(), rel=1e-4)
 
 
-def test_proposals_of_either_source(detector: RegionDetector, scenes: list[Picture], cache: object) -> None:
+def test_proposals_of_either_source(detector: RegionDetector, scenes: list[Picture], cache: Path) -> None:
     pictures = [scene.read(1) for scene in scenes[:2]]
     both, searched, learned = (
         replace(detector, search=search, multibox=multibox).proposals(pictures)
@@ -138,7 +153,7 @@ def test_proposals_of_either_source(detector: RegionDetector, scenes: list[Pictu
         replace(detector, search=None, multibox=False)
 
 
-def test_odd_pictures(detector: RegionDetector, cache: object) -> None:
+def test_odd_pictures(detector: RegionDetector, cache: Path) -> None:
     pictures = [torch.zeros(1, *shape, dtype=torch.uint8) for shape in ((1, 1), (40, 400), (9, 200))]
     found = detector(pictures)
     assert [len(one.boxes) > 0 for one in found] == [True] * 3

@@ -86,7 +86,7 @@ def export(
     file loses too much.
     """
     check_place(out)
-    order = Order(fuse(trained.model, trained.preprocess), trained.preprocess.size, softmax)
+    order = Order(fuse(trained.model, trained.preprocess, merge=False), trained.preprocess.size, softmax)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -132,7 +132,7 @@ def _described(trained: Trained, order: Order, files: dict[str, Sequence[str]], 
         trained.name,
         trained.preprocess,
         trained.classes,
-        order.fused.min_size,
+        order.least,
         order.any_size,
         order.softmax,
         files,

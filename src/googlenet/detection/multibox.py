@@ -81,8 +81,9 @@ class MultiBox(nn.Module):
 
 def whole_pictures(pictures: Sequence[Tensor], preprocess: Preprocess) -> Tensor:
     """uint8 pictures (channels, h, w) of any sizes -> what the network takes, (n, channels, 160, 160)."""
+    nothing = torch.zeros(0, preprocess.channels, SIDE, SIDE)
     resized = [preprocess.resize(picture.unsqueeze(0), SIDE) for picture in pictures]
-    return preprocess.normalise(torch.cat(resized))
+    return preprocess.normalise(torch.cat([nothing, *resized]))
 
 
 def typical_shapes(boxes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from .boxes import batched_nms, clip, rescale
 from .dataset import Detections
 from .detector import Detector
 from .placing import canvas_side, on_canvas
+from .rcnn import RegionDetector, RegionNetwork
 
 # Of a batch: enough to keep a processor busy.
 PIXELS_AT_ONCE = 1_000_000
@@ -23,14 +24,23 @@ GROUP = 64
 
 
 def detect(
-    model: Detector, preprocess: Preprocess, pictures: Sequence[Tensor], sizes: Sequence[int] = ()
+    model: Detector | RegionNetwork | RegionDetector,
+    preprocess: Preprocess,
+    pictures: Sequence[Tensor],
+    sizes: Sequence[int] = (),
 ) -> list[Detections]:
     """The objects on each picture uint8 (channels, h, w), in its own pixels, best first.
 
     The longer side is made each of `sizes` (the one of `preprocess` where none is given), and the boxes that were
     found are merged: of two of a class that overlap the better remains. NonFiniteLossError for weights that answer
-    with no number.
+    with no number. R-CNN looks at pictures as they are: ValueError for other `sizes` than that of its regions.
     """
+    if isinstance(model, RegionNetwork):
+        model = RegionDetector.of([model], preprocess)
+    if isinstance(model, RegionDetector):
+        if set(sizes) - {preprocess.size}:
+            raise ValueError(f"R-CNN looks at pictures as they are, at regions of {preprocess.size} px: ask no sizes")
+        return model(pictures)
     sizes = sizes or (preprocess.size,)
     found: list[list[Detections]] = [[] for _ in pictures]
     was_training = model.training
@@ -77,7 +87,7 @@ class Found(NamedTuple):
 
 
 def detect_files(
-    model: Detector, preprocess: Preprocess, paths: Sequence[str], sizes: Sequence[int] = ()
+    model: Detector | RegionNetwork, preprocess: Preprocess, paths: Sequence[str], sizes: Sequence[int] = ()
 ) -> Iterator[Found]:
     """The objects on the picture of each file in turn. One that cannot be used is answered with its problem."""
     for start in range(0, len(paths), GROUP):

@@ -6,6 +6,7 @@ Where R-CNN had one support vector machine per class, the network's own softmax 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.preprocess import Preprocess
+from ..errors import NonFiniteLossError
 from ..models.network import Network
+from ..training.recipe import Detection, Regions
 from .boxes import batched_nms, clip
 from .dataset import Detections
 from .multibox import MultiBox, decode, learned_proposals, whole_pictures
@@ -22,6 +25,8 @@ from .regions import full_batches, warp
 
 # Of a batch of regions: enough to keep a CPU busy.
 PIXELS_AT_ONCE = 400_000
+# Pictures that MultiBox sees at once.
+WHOLES_AT_ONCE = 32
 
 # Changes of a box are learned in these units, so that shifts and scales weigh alike (Girshick, "Fast R-CNN").
 UNITS = (0.1, 0.1, 0.2, 0.2)
@@ -29,42 +34,43 @@ UNITS = (0.1, 0.1, 0.2, 0.2)
 
 class RegionAnswers(NamedTuple):
     """Of n regions and k classes: `logits` (n, k + 1), the last of the background; `changes` (n, k, 4) that make an
-    object's box of the region, per class (see `multibox.encode`), in `UNITS`."""
+    object's box of the region, per class (see `multibox.encode`), in `UNITS`; the logits of the auxiliary heads."""
 
     logits: Tensor
     changes: Tensor
+    aux: tuple[Tensor, ...]
 
 
 class RegionNetwork(nn.Module):
     """A region classifier, a linear box regression on its pooled features, and MultiBox with a network of its own.
 
-    `network` has one class more than there are: the background, the last. The regression reads the classifier's
+    `backbone` has one class more than there are: the background, the last. The regression reads the classifier's
     features and does not change them, as in R-CNN, where it is fitted afterwards: so one training shows what it is
-    worth. `multibox` may be left out.
+    worth. `multibox` may be left out. `options` and `limits` say how regions are found, cut out and chosen from.
     """
 
-    def __init__(self, network: Network, multibox: MultiBox | None = None):
+    def __init__(self, backbone: Network, multibox: MultiBox | None, options: Regions, limits: Detection):
         super().__init__()
-        self.network, self.multibox = network, multibox
-        self.regressor = nn.Linear(network.num_features, 4 * (network.num_classes - 1))
+        self.backbone, self.multibox = backbone, multibox
+        self.options, self.limits = options, limits
+        self.num_classes, self.min_size = backbone.num_classes - 1, backbone.min_size
+        self.regressor = nn.Linear(backbone.num_features, 4 * self.num_classes)
         nn.init.zeros_(self.regressor.weight)
         nn.init.zeros_(self.regressor.bias)
 
-    @property
-    def classes(self) -> int:
-        """How many classes there are, without the background."""
-        return self.network.num_classes - 1
-
-    @property
-    def min_size(self) -> int:
-        """The least size of a region, in pixels."""
-        return self.network.min_size
-
     def forward(self, regions: Tensor) -> RegionAnswers:
         """Warped regions (n, channels, size, size), normalised -> `RegionAnswers`."""
-        features = self.network.forward_head(self.network.forward_features(regions), pre_logits=True)
-        changes = self.regressor(features.detach())
-        return RegionAnswers(self.network.get_classifier()(features), changes.unflatten(1, (self.classes, 4)))
+        maps, aux = self.backbone.features_aux(regions)
+        features = self.backbone.forward_head(next(reversed(maps.values())), pre_logits=True)
+        changes = self.regressor(features.detach()).unflatten(1, (self.num_classes, 4))
+        return RegionAnswers(self.backbone.get_classifier()(features), changes, aux)
+
+
+def search_of(options: Regions) -> Search | None:
+    """The selective search of a recipe; None where it asks for none."""
+    if not options.search:
+        return None
+    return Search(superpixel=options.superpixel, most=options.most)
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,8 @@ class RegionDetector:
     The probabilities of the `networks`, which know the same classes, are averaged, as are their boxes. Regions are
     warped to the size of `preprocess`, with `context` pixels around (see `warp`). Proposals come from selective
     search, unless `search` is None, and from the first network's MultiBox, where it has one and `multibox` says so.
-    `regress` corrects the boxes.
-    `threshold` is the least score, `overlap` the most that two boxes of a class may meet, and `most` the most objects
-    of a picture.
+    `regress` corrects the boxes. `threshold` is the least score, `overlap` the most that two boxes of a class may
+    meet, and `most` the most objects of a picture.
     """
 
     networks: Sequence[RegionNetwork]
@@ -91,23 +96,27 @@ class RegionDetector:
 
     def __post_init__(self) -> None:
         if self.search is None and not (self.multibox and self.networks[0].multibox):
-            raise ValueError("a region detector needs proposals: selective search, MultiBox or both")
+            raise ValueError("R-CNN needs proposals: regions.search, regions.multibox or both")
+
+    @classmethod
+    def of(cls, networks: Sequence[RegionNetwork], preprocess: Preprocess) -> "RegionDetector":
+        """The detector that the first network's recipe asks for."""
+        options, limits = networks[0].options, networks[0].limits
+        return cls(
+            networks, preprocess, options.context, search_of(options), regress=options.regress,
+            threshold=limits.threshold, overlap=limits.overlap, most=limits.most,
+        )  # fmt: skip
 
     def with_networks(self, networks: Sequence[RegionNetwork]) -> "RegionDetector":
         """The same detector with other networks."""
         return replace(self, networks=networks)
 
-    @torch.inference_mode()
     def __call__(self, pictures: Sequence[Tensor]) -> list[Detections]:
         """Pictures uint8 (channels, h, w), of any sizes -> what is on each, on the CPU.
 
         The regions of all pictures are classified together, in full batches.
         """
-        if not pictures:
-            return []
-        for network in self.networks:
-            network.eval()
-        return self.classify(pictures, self.proposals(pictures))
+        return self.classify(pictures, self.proposals(pictures)) if pictures else []
 
     @torch.inference_mode()
     def proposals(self, pictures: Sequence[Tensor]) -> list[Tensor]:
@@ -118,16 +127,13 @@ class RegionDetector:
                 parts.append(boxes)
         learned = self.networks[0].multibox
         if self.multibox and learned is not None:
-            learned.eval()
-            device = learned.shapes.device
-            for start in range(0, len(pictures), 32):
-                some = pictures[start : start + 32]
-                answers = learned(whole_pictures(some, self.preprocess).to(device))
+            for start in range(0, len(pictures), WHOLES_AT_ONCE):
+                some = pictures[start : start + WHOLES_AT_ONCE]
+                with evaluating(learned):
+                    answers = learned(whole_pictures(some, self.preprocess).to(learned.shapes.device))
                 sizes = [(picture.shape[1], picture.shape[2]) for picture in some]
-                for boxes, parts in zip(
-                    learned_proposals(answers, learned.priors, sizes), found[start:], strict=False
-                ):
-                    parts.append(boxes.cpu())
+                for row, boxes in enumerate(learned_proposals(answers, learned.priors, sizes), start):
+                    found[row].append(boxes.cpu())
         return [torch.cat(parts) for parts in found]
 
     @torch.inference_mode()
@@ -143,12 +149,18 @@ class RegionDetector:
 
         probabilities, changes = [], []
         for batch in full_batches(regions(), max(1, PIXELS_AT_ONCE // size**2)):
-            answers = [network(batch) for network in self.networks]
+            with evaluating(*self.networks):
+                answers = [network(batch) for network in self.networks]
             probabilities.append(_mean([one.logits.float().softmax(dim=1) for one in answers]).cpu())
             if self.regress:
                 changes.append(_mean([one.changes.float() for one in answers]).cpu())
         counts = [len(boxes) for boxes in proposals]
-        scores = torch.split(torch.cat(probabilities)[:, :-1], counts)
+        if not sum(counts):
+            return [Detections.none() for _ in pictures]
+        found = torch.cat(probabilities)
+        if not found.isfinite().all():
+            raise NonFiniteLossError("the network answers with scores that are no numbers: its weights are broken")
+        scores = torch.split(found[:, :-1], counts)
         moves = torch.split(torch.cat(changes), counts) if self.regress else [None] * len(counts)
         return [
             self._objects(picture, boxes, score, move)
@@ -164,6 +176,19 @@ class RegionDetector:
         found = clip(found, picture.shape[-2], picture.shape[-1])
         kept = batched_nms(found, sure, labels, self.overlap)[: self.most]
         return Detections(found[kept], sure[kept], labels[kept])
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """The networks in evaluation mode for a while; every part of them then has the mode that it had."""
+    modes = {module: module.training for network in networks for module in network.modules()}
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _mean(answers: list[Tensor]) -> Tensor:

@@ -62,7 +62,7 @@ class Finding(NamedTuple):
         """The training loss of a batch."""
         return StepResult(*model.losses(batch, self.options.aux_weight))
 
-    def score(self, model: Detector, split: Sequence[Picture], preprocess: Preprocess) -> Answers:
+    def score(self, model: Any, split: Sequence[Picture], preprocess: Preprocess) -> Answers:
         """What the network finds on every picture of `split`, measured."""
         found: list[Detections] = []
         for start in range(0, len(split), 500):
@@ -110,14 +110,14 @@ def ingredients(
     recipe: Recipe, data: DetectionDataset, start: Checkpoint | None, state: dict[str, Any] | None
 ) -> Ingredients:
     """What a run of detection is made of; see `training.tasks.Home`."""
-    _check(recipe, data)
+    check(recipe, data)
     model = build_model(recipe, len(data.classes), data.channels)
     if start is not None:
         start_from(model, start, data.classes, data.channels, f"model.weights: {recipe.model.weights}")
     freeze(model.backbone, recipe.model.freeze)
     sizes = recipe.detection.sizes or (recipe.test_size,)
     task = Finding(recipe.loss, data.classes, sizes, model.min_size)
-    return Ingredients(task, model, _preprocess(recipe, data, start, state), len(data.train), _digest(data))
+    return Ingredients(task, model, preprocess_of(recipe, data, start, state), len(data.train), digest(data))
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> Detector:
@@ -154,7 +154,7 @@ def start_from(model: Detector, start: Checkpoint, classes: tuple[str, ...], cha
     load_strictly(model.backbone, tensors, origin)
 
 
-def _check(recipe: Recipe, data: DetectionDataset) -> None:
+def check(recipe: Recipe, data: DetectionDataset) -> None:
     """Refuse what detection does not know, and batches too small for normalisation."""
     if recipe.augment not in (Augmentation(), replace(Augmentation(), flip="random")):
         raise ValueError("detection knows augment.flip none and random alone: leave the other changes out")
@@ -166,7 +166,7 @@ def _check(recipe: Recipe, data: DetectionDataset) -> None:
         raise ValueError("detection needs 2 pictures a step at least")
 
 
-def _preprocess(
+def preprocess_of(
     recipe: Recipe, data: DetectionDataset, start: Checkpoint | None, state: dict[str, Any] | None
 ) -> Preprocess:
     """How pictures become a batch: here `size` is the longer side."""
@@ -181,7 +181,7 @@ def _preprocess(
     return Preprocess(recipe.test_size, data.channels, mean, std)
 
 
-def _digest(data: DetectionDataset) -> str:
+def digest(data: DetectionDataset) -> str:
     """Tells one set of training pictures from another, by names, boxes, labels and pixels' mean.
 
     ValueError where the processes of a run see different ones.

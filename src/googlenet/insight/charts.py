@@ -28,7 +28,7 @@ def draw_filters(filters: Tensor, fits: Sequence[Fit], chance: Sequence[Fit]) ->
     )
     tall = 1.0 + 0.45 * -(-len(filters) // ACROSS)
     figure = sheet(tall + 2.2)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(tall, 2.2))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(tall, 2.2), squeeze=False)[:, 0]
     for axis, title, tiles in zip(
         top.subplots(1, 2),
         ("filters, the best fitted first", "closest Gabor functions"),

@@ -40,9 +40,9 @@ class Checkpoint:
     """A trained network, or several that answer as one, with all that is needed to use it.
 
     `model` is in evaluation mode, a `Network` or an `Ensemble`, which answer alike, or, where ``recipe.task`` is
-    detection, a `detection.detector.Detector`; `network` is for what only a single network has: its
-    stages, its weights' names. `preprocess` makes its input from pictures. `classes` names its outputs in
-    order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
+    detection, a `detection.detector.Detector` or a `detection.rcnn.RegionNetwork`; `network` is for what only a
+    single network has: its stages, its weights' names. `preprocess` makes its input from pictures. `classes` names
+    its outputs in order. `metrics` are the figures measured at the end of training, {"test": {"top1": ...}, ...}.
     """
 
     model: Any
@@ -133,7 +133,7 @@ def load(path: str | os.PathLike[str], *, task: str | None = None) -> Checkpoint
         ) from None
     if task not in (None, recipe.task):
         raise ValueError(f"{path}: {WRONG_TASK[recipe.task]}")
-    model = home(recipe.task).build_model(recipe, len(classes), preprocess.channels)
+    model = home(recipe).build_model(recipe, len(classes), preprocess.channels)
     load_strictly(model, tensors, str(place))
     return Checkpoint(model.eval(), preprocess, classes, recipe, metrics)
 

@@ -69,7 +69,7 @@ def fit(
     accelerator = processes.join(device, recipe.precision, recipe.compile)
     resume = processes.on_main(lambda: prepare.check_folder(run, recipe, resume, restartable))
     device = accelerator.device
-    kind = home(recipe.task)
+    kind = home(recipe)
     data = kind.load(recipe).to(device)
     started = time.perf_counter()
     torch.manual_seed(recipe.seed + processes.rank())  # each process drops out other units

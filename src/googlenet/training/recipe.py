@@ -201,10 +201,12 @@ class Loss:
 class Detection:
     """The network that finds objects, around the one that `model` names; with task detection.
 
-    There, `size` is of the pictures' longer sides, proportions kept, and `augment` knows flip alone (none or random).
+    There, `size` is of the pictures' longer sides, proportions kept, or of R-CNN's warped regions; `augment` knows
+    flip alone (none or random).
 
     Attributes:
-        head: fcos (every position says what it sees) or faster_rcnn (torchvision's second stage looks at regions).
+        head: fcos (every position says what it sees), faster_rcnn (torchvision's second stage looks at regions), or
+            rcnn (no pyramid: each proposed region is cut out and classified, as in 2014; see `Regions`).
         maps: pyramid (maps of strides 8, 16 and 32, fused) or deepest (that of stride 32 alone).
         channels: of the fused maps.
         depth: convolutions of each of the head's towers.
@@ -216,7 +218,7 @@ class Detection:
         sizes: test at each of these sizes and merge the boxes; unset, at size.test alone.
     """
 
-    head: Literal["fcos", "faster_rcnn"] = "fcos"
+    head: Literal["fcos", "faster_rcnn", "rcnn"] = "fcos"
     maps: Literal["pyramid", "deepest"] = "pyramid"
     channels: int = 128
     depth: int = 2
@@ -225,6 +227,33 @@ class Detection:
     overlap: float = 0.5
     most: int = 100
     sizes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a picture, with detection.head rcnn.
+
+    Attributes:
+        search: propose regions by selective search.
+        superpixel: its superpixels' scale and least area, in pixels; twice it gives half the proposals or less.
+        most: its proposals of a picture, at most, an even sample; unset for all.
+        multibox: propose 200 more by a network of its own, googlenet_bn with its channels times this; 0 for none.
+        context: pixels of a warped region that lie around its box, on each side.
+        per_picture: regions that a step sees of each of its pictures, on average.
+        positives: the share of them that are objects, in (0, 1).
+        hard: the share of the others, in [0, 1], that meets an object by a tenth or more.
+        regress: correct the boxes by what the network learned about them; it is learned in any case.
+    """
+
+    search: bool = True
+    superpixel: int = 50
+    most: int | None = None
+    multibox: float = 0.25
+    context: float = 2.0
+    per_picture: int = 8
+    positives: float = 0.25
+    hard: float = 0.5
+    regress: bool = True
 
 
 @dataclass(frozen=True)
@@ -259,6 +288,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
     detection: Detection = field(default_factory=Detection)
+    regions: Regions = field(default_factory=Regions)
     epochs: float = 10
     min_steps: int = 0
     batch_size: int = 128
@@ -328,6 +358,15 @@ class Recipe:
             ("detection.most must be 1 or more", self.detection.most >= 1),
             ("detection.sizes needs sizes of 1 or more",
              self.detection.sizes is None or (bool(self.detection.sizes) and min(self.detection.sizes) >= 1)),
+            ("regions needs detection.head: rcnn", self.detection.head == "rcnn" or self.regions == Regions()),
+            ("regions.superpixel must be 2 or more", self.regions.superpixel >= 2),
+            ("regions.most must be 1 or more", self.regions.most is None or self.regions.most >= 1),
+            ("regions.multibox must be 0, or above it and at most 4", 0 <= self.regions.multibox <= 4),
+            ("regions.context must be 0 or more, and leave half of the region to the box",
+             self.regions.context >= 0 and 4 * self.regions.context <= min(self.size.sizes or (224,))),
+            ("regions.per_picture must be 1 or more", self.regions.per_picture >= 1),
+            ("regions.positives must be in (0, 1)", 0 < self.regions.positives < 1),
+            ("regions.hard must be in [0, 1]", 0 <= self.regions.hard <= 1),
             ("early_stop must be 1 or more", self.early_stop is None or self.early_stop >= 1),
         ):  # fmt: skip
             if not holds:

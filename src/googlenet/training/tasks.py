@@ -1,6 +1,5 @@
 """Which tasks a recipe can name. A task's file is named here and imported when it is first needed: detection stands
-on
-the training, not the training on it."""
+on the training, not the training on it."""
 
 import importlib
 from typing import Any, Protocol, cast
@@ -10,7 +9,11 @@ from torch import nn
 from .recipe import Recipe
 from .task import Ingredients
 
-HOMES = {"classification": "googlenet.training.prepare", "detection": "googlenet.detection.task"}
+HOMES = {
+    "classification": "googlenet.training.prepare",
+    "detection": "googlenet.detection.task",
+    "rcnn": "googlenet.detection.region_task",
+}
 
 
 class Home(Protocol):
@@ -29,6 +32,7 @@ class Home(Protocol):
         ...
 
 
-def home(task: str) -> Home:
-    """The file of `task`."""
-    return cast(Home, importlib.import_module(HOMES[task]))
+def home(recipe: Recipe) -> Home:
+    """The file of the recipe's task."""
+    by_regions = recipe.task == "detection" and recipe.detection.head == "rcnn"
+    return cast(Home, importlib.import_module(HOMES["rcnn" if by_regions else recipe.task]))

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..detection.dataset import Picture
+    from ..detection.rcnn import RegionDetector
     from ..training.checkpoint import Checkpoint
 
 # Arguments of the verb that ask about classification.
-NOT_HERE = ("flip", "crops", "others", "calibrate", "reestimate", "out", "engine", "threads")
+NOT_HERE = ("flip", "crops", "calibrate", "reestimate", "out", "engine", "threads")
 
 
 def wrong_argument(args: argparse.Namespace) -> str | None:
@@ -21,7 +22,7 @@ def wrong_argument(args: argparse.Namespace) -> str | None:
     asked = [name for name in NOT_HERE if getattr(args, name, None) not in (None, False, [])]
     if not asked:
         return None
-    return f"--{'with' if asked[0] == 'others' else asked[0]} is for classification, and this run finds objects"
+    return f"--{asked[0]} is for classification, and this run finds objects"
 
 
 def evaluate_detection(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
@@ -32,17 +33,19 @@ def evaluate_detection(args: argparse.Namespace, checkpoint: "Checkpoint") -> No
     recipe = checkpoint.recipe
     sizes = tuple(args.sizes or ([args.size] if args.size else recipe.detection.sizes or (recipe.test_size,)))
     name, split = pictures_of(checkpoint, args.data, args.root, args.split, args.limit)
-    model = checkpoint.model.to(pick_device("auto"))
+    model = _together(args, checkpoint) if args.others else checkpoint.model.to(pick_device("auto"))
     task = Finding(recipe.loss, checkpoint.classes, sizes)
     answers = task.score(model, split, checkpoint.preprocess)
     figures = task.figures(answers)
     document: dict[str, Any] = {
         **figures,
         "split": name,
+        "networks": 1 + len(args.others),
         "sizes": list(sizes),
         "per_class": {one.label: one._asdict() for one in answers.scores.per_class},
     }
-    lines = [f"{name}, {len(split):,} pictures, longer side {', '.join(map(str, sizes))} px"]
+    seen = "regions of" if recipe.detection.head == "rcnn" else "longer side"
+    lines = [f"{name}, {len(split):,} pictures, {seen} {', '.join(map(str, sizes))} px"]
     lines.append("   ".join(f"{called} {figures[key]:.4f}" for key, called in SHOWN if key in figures))
     lines += [
         f"  {one.label:<20}AP {one.ap:.4f}   AP50 {one.ap50:.4f}   {one.objects:,} objects"
@@ -50,6 +53,22 @@ def evaluate_detection(args: argparse.Namespace, checkpoint: "Checkpoint") -> No
         if one.ap is not None
     ]
     answer(args.json, document, lines)
+
+
+def _together(args: argparse.Namespace, checkpoint: "Checkpoint") -> "RegionDetector":
+    """Several runs of R-CNN, whose answers to each region are averaged."""
+    from ..detection.rcnn import RegionDetector, RegionNetwork
+    from ..training.checkpoint import load
+    from ..training.devices import pick_device
+
+    every = [checkpoint, *(load(path, task="detection") for path in args.others)]
+    for path, one in zip([args.run, *args.others], every, strict=True):
+        if not isinstance(one.model, RegionNetwork):
+            raise ValueError(f"{path} is no R-CNN: --with averages what R-CNNs say of the same regions")
+        if (one.classes, one.preprocess) != (checkpoint.classes, checkpoint.preprocess):
+            raise ValueError(f"{path} knows other classes than {args.run}, or sees regions made in another way")
+    device = pick_device("auto")
+    return RegionDetector.of([one.model.to(device) for one in every], checkpoint.preprocess)
 
 
 SHOWN = (

@@ -17,7 +17,8 @@ def predict(argv: list[str]) -> None:
     )
     parser.add_argument(
         "run",
-        help="a run or exported folder, a .safetensors file, or published weights such as torchvision:googlenet",
+        help="a run, ensemble or exported folder, a .safetensors file, or published weights such as "
+        "torchvision:googlenet",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file, a folder, or -")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default 5)")

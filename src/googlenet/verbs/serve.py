@@ -62,6 +62,9 @@ def serve(argv: list[str]) -> None:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     if not args.max_wait >= 0 or not args.watch >= 0 or (args.threads is not None and args.threads < 1):
         parser.error("--max-wait and --watch must be 0 or more, --threads 1 or more")
+    # The network's threads share the cores with those that decode and listen: waiting, they must not spin. It is read
+    # once, when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     places = _places(parser, args.run)
     key = _key(args)
 
