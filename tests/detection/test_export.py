@@ -51,7 +51,11 @@ def test_a_folder_that_needs_nothing_of_ours(scenes_run: Path, tmp_path: Path, f
     Image.fromarray(pictures[1][0].numpy()).save(picture)
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, out / "detect_onnxruntime.py", picture], capture_output=True, text=True, env=clean, check=True
+        [sys.executable, out / "detect_onnxruntime.py", picture],
+        capture_output=True,
+        text=True,
+        env=clean,
+        check=True,
     )
     mine = detect(run.model, run.preprocess, [pictures[1]])[0]
     assert [one["score"] for one in json.loads(done.stdout)] == pytest.approx(mine.scores.tolist(), abs=SCORE_BOUND)
