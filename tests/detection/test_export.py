@@ -14,7 +14,6 @@ from PIL import Image
 
 import googlenet
 from conftest import googlenet as command
-from googlenet.data.pictures import to_tensor
 from googlenet.detection.detector import Detector
 from googlenet.detection.export import BOX_BOUND, SCORE_BOUND, compare, export_detector
 from googlenet.detection.predict import detect
