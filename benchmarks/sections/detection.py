@@ -14,13 +14,13 @@ def detection(found: Found) -> str:
     ]  # fmt: skip
     head = ["", "AP", "AP50", "AP75", "small", "medium", "large", "recall", "training, s"]
     text = (
-        f"{table(head, rows)}\n\n{found['train']:,} training scenes, {found['test']:,} test scenes; {found['threads']} "
-        f"threads, torch {found['torch']}."
+        f"{table(head, rows)}\n\n{found['train']:,} training scenes, {found['test']:,} test scenes; "
+        f"{found['threads']} threads, torch {found['torch']}."
     )
     if found["export"] is None:
         return text
     export = found["export"]
     return (
-        f"{text} The exported file's boxes are within {export['box']:.1e} pixels and {export['score']:.1e} of the score "
-        f"of PyTorch's, on {export['pictures']} scenes of 40 to 260 pixels."
+        f"{text} The exported file's boxes are within {export['box']:.1e} pixels and {export['score']:.1e} of the "
+        f"score of PyTorch's, on {export['pictures']} scenes of 40 to 260 pixels."
     )
