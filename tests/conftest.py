@@ -76,6 +76,15 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Pa
     return run
 
 
+@pytest.fixture(scope="session")
+def scenes_run(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path) -> Path:
+    """A run of scenes-smoke, trained once for all tests that only read it."""
+    run = tmp_path_factory.mktemp("runs") / "scenes"
+    done = googlenet("train", "scenes-smoke", "--out", run, "--json")
+    assert done.code == 0, done.err
+    return run
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the test's own."""

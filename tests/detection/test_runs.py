@@ -31,14 +31,6 @@ EVERYTHING = (
 ).split()
 
 
-@pytest.fixture(scope="session")
-def scenes_run(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path) -> Path:
-    """A run of scenes-smoke, trained once for all tests that only read it."""
-    run = tmp_path_factory.mktemp("runs") / "scenes"
-    fit(read_recipe("scenes-smoke"), run, progress=False)
-    return run
-
-
 def spoken(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
     """The JSON that a verb prints."""
     capsys.readouterr()

@@ -60,6 +60,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) -
     Classes are moved apart, so that boxes of different ones never overlap; torchvision's takes another way where
     boxes are many, and how many there are is not known when a network is exported.
     """
-    apart = labels.to(boxes) * (boxes.amax() + 1 if len(boxes) else 0)
+    apart = labels.to(boxes) * (boxes.max() + 1 if len(boxes) else 0)
     kept: Tensor = nms(boxes + apart.unsqueeze(1), scores, overlap)
     return kept

@@ -32,7 +32,7 @@ def evaluate_detection(args: argparse.Namespace, checkpoint: "Checkpoint") -> No
 
     recipe = checkpoint.recipe
     sizes = tuple(args.sizes or ([args.size] if args.size else recipe.detection.sizes or (recipe.test_size,)))
-    name, split = _pictures(args, checkpoint)
+    name, split = pictures_of(checkpoint, args.data, args.root, args.split, args.limit)
     model = _together(args, checkpoint) if args.others else checkpoint.model.to(pick_device("auto"))
     task = Finding(recipe.loss, checkpoint.classes, sizes)
     answers = task.score(model, split, checkpoint.preprocess)
@@ -77,29 +77,38 @@ SHOWN = (
 )  # fmt: skip
 
 
-def _pictures(args: argparse.Namespace, checkpoint: "Checkpoint") -> "tuple[str, Sequence[Picture]]":
-    """The pictures that the run was trained to be measured on, or those that the command line names."""
+def pictures_of(
+    checkpoint: "Checkpoint",
+    source: str | None = None,
+    root: str | None = None,
+    name: str | None = None,
+    limit: int | None = None,
+) -> "tuple[str, Sequence[Picture]]":
+    """A split of the run's own pictures, or of `source`, with its name: `name`, else test, validation or train.
+
+    ValueError where the classes are not the network's. What is wrong with the source is told on standard error.
+    """
     from ..data.sources import absolute_source
     from ..detection.sources import load_detection
     from .data_of_run import few
 
     options = checkpoint.recipe.data
-    wanted = absolute_source(args.data or options.source, args.root)
+    wanted = absolute_source(source or options.source, root)
     own = wanted == options.source
     data = load_detection(
         wanted,
-        root=args.root or options.root,
+        root=root or options.root,
         validation=options.validation if own else 0,
         channels=checkpoint.preprocess.channels,
         unreadable=options.unreadable,
-        limit=args.limit or (options.limit if own else None),
+        limit=limit or (options.limit if own else None),
         seed=checkpoint.recipe.split_seed,
     )
     for skipped in data.skipped:
         print(f"{wanted}: {skipped}", file=sys.stderr)
     if data.classes != checkpoint.classes:
         raise ValueError(f"{wanted} has the classes {few(data.classes)}, the network knows {few(checkpoint.classes)}")
-    for candidate in [args.split] if args.split else ["test", "validation", "train"]:
+    for candidate in [name] if name else ["test", "validation", "train"]:
         if len(getattr(data, candidate)):
             return candidate, getattr(data, candidate)
-    raise ValueError(f"{wanted} has no {args.split} pictures")
+    raise ValueError(f"{wanted} has no {name or 'such'} pictures")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .command import answer, verb_parser
 from .data_of_run import data_of_run, split_of
+from .export_detection import export_detection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +72,11 @@ def export(argv: list[str]) -> None:
     from ..training.checkpoint import load
 
     out = Path(args.out)
-    check_place(out)
     checkpoint = load(args.run)
+    if checkpoint.recipe.task == "detection":
+        export_detection(parser, args, checkpoint, out)
+        return
+    check_place(out)
     trained = Trained(
         checkpoint.recipe.model.name or "googlenet", checkpoint.network, checkpoint.preprocess, checkpoint.classes
     )
