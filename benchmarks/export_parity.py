@@ -28,9 +28,11 @@ FORMATS = ("onnx", "openvino", "ncnn", "torch")
 COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def settled(name: str, channels: int, pictures: torch.Tensor, preprocess: Preprocess) -> torch.nn.Module:
+def settled(
+    name: str, channels: int, pictures: torch.Tensor, preprocess: Preprocess, **variant: str
+) -> googlenet.Network:
     """A network whose batch normalisation has seen pictures, so that its maps are of the size of a trained one's."""
-    model = googlenet.create(name, 10, channels)
+    model = googlenet.create(name, 10, channels, **variant)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -60,8 +62,8 @@ def whole_test_set(work: Path, threads: int) -> dict[str, float]:
     """The largest difference over 10,000 pictures, by engine, at the pictures' own 28 px."""
     data = load_dataset("fashion-mnist", validation=0)
     preprocess = Preprocess(28, 1, data.mean, data.std)
-    model = settled("googlenet_d2l", 1, data.train.images[:256], preprocess)
-    trained = Trained("googlenet_d2l", model, preprocess, data.classes)
+    model = settled("googlenet_bn", 1, data.train.images[:256], preprocess, pools="padded")
+    trained = Trained("googlenet_bn", model, preprocess, data.classes)
     done = export(trained, Pictures(data.test.images[:7]), work / "all", list(FORMATS), threads=threads)
     engines = {name: open_engine(done.folder, name, threads) for name in done.description.files}
     fused = googlenet.fuse(model, preprocess)

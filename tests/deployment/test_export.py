@@ -72,6 +72,9 @@ def test_engines_answer_as_the_network(name: str, folder: Path, smoke_run: Path,
         pixels = test_pictures.images.repeat(1, 1, 2, 2)[:count, :, :height, :width]
         expected = as_trained(run, pixels)
         torch.testing.assert_close(engine(pixels), expected, rtol=1e-5, atol=1e-4)
+    for _ in range(20):  # often enough to be compiled for the shape, where an engine does so
+        again = engine(pixels)
+    torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-4)
     parts = torch.split(test_pictures.images[:40], 5)
     found: dict[int, torch.Tensor] = {}
     threads = [
@@ -144,10 +147,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: Split, tmp_path: Path) -> None:
-    """A copy of the folder, elsewhere, names 100 pictures as the engine does here."""
+    """A copy of the folder, elsewhere, names 100 pictures as the engine does here (PyTorch, which is slow, 25)."""
     shutil.copytree(folder, tmp_path / "copy")
     files = []
-    for number, pixels in enumerate(test_pictures.images):
+    images = test_pictures.images[: 25 if name == "torch" else 100]
+    for number, pixels in enumerate(images):
         files.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels[0].numpy()).save(files[-1])
     refused = {"googlenet", *(() if name == "torch" else ("torch",))}
@@ -156,7 +160,7 @@ def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: S
     assert done.returncode == 0, done.stderr
     named = [line.split(": ")[1].rsplit(" ", 1)[0] for line in done.stdout.splitlines()]
     engine = open_engine(folder, f"{name}:float32", 1)
-    small = resized(test_pictures.images, engine.preprocess.size)
+    small = resized(images, engine.preprocess.size)
     assert named == [engine.classes[place] for place in engine(small).argmax(1).tolist()]
 
 

@@ -51,8 +51,7 @@ def test_every_member(name: str) -> None:
     before = copy.deepcopy(model.state_dict())
     preprocess = Preprocess(MODELS[name].input_size, 3, *COLOUR)
     fused = googlenet.fuse(model, preprocess)
-    for height, width in ((model.min_size, model.min_size), (model.min_size + 9, model.min_size + 22)):
-        assert difference(model, fused, preprocess, pictures(3, height, width)) < 1e-4
+    assert difference(model, fused, preprocess, pictures(3, model.min_size, model.min_size + 13)) < 1e-4
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
 

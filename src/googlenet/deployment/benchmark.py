@@ -191,7 +191,7 @@ def plot(rows: Sequence[Row], title: str) -> bytes:
         axis.invert_yaxis()
         axis.margins(x=0.18)
         axis.set_xlabel("pictures per second")
-        axis.set_title(f"{size} px, batch {batch}, {threads} threads", fontsize=9)
+        axis.set_title(f"{size} px, batch {batch}, {threads} thread{'s' if threads > 1 else ''}", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

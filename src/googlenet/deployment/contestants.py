@@ -119,9 +119,20 @@ def seconds(call: Call, at_least: float) -> list[float]:
     return found
 
 
-def resident() -> float:
-    """Bytes of memory at the most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def resident(peak: bool) -> int:
+    """Bytes of memory, now or at the `peak` since `forget_peak`; beside Linux the peak since the start."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        name = "VmHWM:" if peak else "VmRSS:"
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """Count the peak from now on, where the system can: imports take much for a moment."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:
@@ -130,7 +141,8 @@ def main() -> None:
     threads = about["threads"]
     orders = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        before = resident()
+        forget_peak()
+        before = resident(peak=False)
         started = time.perf_counter()
         maker = KINDS[about["kind"]](about, threads)
         calls = {}
@@ -145,7 +157,7 @@ def main() -> None:
         for line in sys.stdin:
             order = json.loads(line)
             found = seconds(calls[order["size"], order["batch"]], order["seconds"])
-            print(json.dumps({"seconds": found, "memory": resident() - before}), file=orders, flush=True)
+            print(json.dumps({"seconds": found, "memory": resident(peak=True) - before}), file=orders, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from .asked import outputs
 from .description import NAME, Description, digest
 from .engine import Engine
 from .engines import open_engine
-from .formats import FORMATS, Order
+from .formats import FORMATS
+from .order import Order
 from .quantise import QUANTISERS, calibration, quantise
 
 EXAMPLES = Path(__file__).parent / "examples"

@@ -4,79 +4,22 @@ Each writer takes a network of raw pixels (n, channels, h, w) and the folder to 
 takes uint8; ncnn's takes the same numbers as floats, which is what its own reading of pictures gives.
 """
 
-import copy
-import importlib
-import importlib.util
-import re
-import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ..errors import FailedError
-from ..models.fusion import Fused, FusedEnsemble
 from ..models.layers import LocalResponseNorm, MaxPool
 from ..models.paths import HalfPool
-
-INPUT, OUTPUTS = "pixels", ("logits", "probabilities")
+from .ncnn_format import to_ncnn
+from .order import INPUT, Order, needed
 
 # The newest set of operators that PyTorch's exporter writes.
 OPSET = 23
-
-
-class Order(NamedTuple):
-    """What is to be written: the network, the size of its pictures in pixels, and whether softmax is inside."""
-
-    fused: Fused | FusedEnsemble
-    size: int
-    softmax: bool
-
-    @property
-    def any_size(self) -> bool:
-        """Whether a file can leave height and width open: grids of several cells are fixed by the size."""
-        return self.fused.pyramid == (1,)
-
-    @property
-    def least(self) -> int:
-        """The least height and width in pixels. Of one pixel PyTorch's archives would make another program."""
-        return max(2, self.fused.min_size)
-
-    @property
-    def output(self) -> str:
-        """The name of what comes out."""
-        return OUTPUTS[self.softmax]
-
-    def network(self) -> nn.Module:
-        """A copy, with what is to be inside."""
-        fused = copy.deepcopy(self.fused).cpu().float()
-        return nn.Sequential(fused, nn.Softmax(1)) if self.softmax else fused
-
-    def example(self) -> Tensor:
-        """Pixels to trace with: unlike sides, so that none is taken for another, and maps of several pixels."""
-        height, width = self.size, self.size
-        if self.any_size:
-            height = max(height, self.least + 2, 64)
-            width = height + 7
-        return torch.zeros(2, self.fused.in_channels, height, width, dtype=torch.uint8)
-
-    def program(self, by: Callable[[nn.Module], nn.Module | None], open_sides: bool) -> torch.export.ExportedProgram:
-        """The network as a graph of PyTorch's operators, with the layers that `by` names replaced.
-
-        The batch is open; height and width are with `open_sides`, as far as the network lets them.
-        """
-        sides = {2: "height", 3: "width"} if open_sides and self.any_size else {}
-        names = {0: "batch", **sides}
-        free = {place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()}
-        network = replaced(self.network(), by).eval()
-        # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
-        config: Any = torch.fx.experimental._config
-        with config.patch(backed_size_oblivious=True):
-            return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
 
 
 class PaddedMaxPool(nn.Module):
@@ -143,23 +86,9 @@ def torch_layer(layer: nn.Module) -> nn.Module | None:
     return PaddedMaxPool(layer) if type(layer) is nn.MaxPool2d and layer.ceil_mode else None
 
 
-def ncnn_layer(layer: nn.Module) -> nn.Module | None:
-    """What stands for `layer` on the way to ncnn."""
-    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if isinstance(layer, LocalResponseNorm) else None
-
-
 def _number(value: Any) -> int:
     number: int = value if isinstance(value, int) else value[0]
     return number
-
-
-def replaced(network: nn.Module, by: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """`network` with every layer for which `by` names another replaced, in place."""
-    for owner in list(network.modules()):
-        for name, layer in list(owner.named_children()):
-            if other := by(layer):
-                setattr(owner, name, other)
-    return network
 
 
 def to_torch(order: Order, folder: Path) -> list[str]:
@@ -227,75 +156,6 @@ def to_openvino(order: Order, folder: Path) -> list[str]:
     return ["model.xml", "model.bin"]
 
 
-def _subtraction(offset: Tensor) -> nn.Conv2d:
-    """Less the mean pixel, as a convolution of one pixel and one channel each, which ncnn has a layer for."""
-    channels = offset.shape[1]
-    layer = nn.Conv2d(channels, channels, 1, groups=channels)
-    with torch.no_grad():
-        layer.weight.fill_(1.0)
-        layer.bias.copy_(-offset.flatten())  # type: ignore[union-attr]
-    return layer
-
-
-class _ForNcnn(nn.Module):
-    def __init__(self, fused: Fused):
-        super().__init__()
-        self.subtract = nn.Identity() if fused.offset is None else _subtraction(fused.offset)
-        self.trunk, self.classifier, self.levels = fused.trunk, fused.classifier, fused.pyramid
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = self.trunk(self.subtract(pixels))
-        cells = [torch.flatten(nn.functional.adaptive_avg_pool2d(x, level), 1) for level in self.levels]
-        logits: Tensor = self.classifier(cells[0] if len(cells) == 1 else torch.cat(cells, 1))
-        return logits
-
-
-def to_ncnn(order: Order, folder: Path) -> list[str]:
-    """``model.ncnn.param`` and ``model.ncnn.bin``, weights in float32, through ncnn's own converter pnnx."""
-    pnnx = needed("pnnx")
-    if isinstance(order.fused, FusedEnsemble):
-        raise FailedError("ncnn's file holds one network: export a member, such as RUN/member-1, or leave ncnn out")
-    network: nn.Module = replaced(_ForNcnn(copy.deepcopy(order.fused).cpu().float()), ncnn_layer)
-    network = (nn.Sequential(network, nn.Softmax(1)) if order.softmax else network).eval()
-    # One picture: ncnn answers one at a time. A second size tells the converter that sizes are open.
-    sizes = [order.example()[:1].float()]
-    if order.any_size:
-        sizes.append(torch.zeros(1, order.fused.in_channels, sizes[0].shape[2] + 16, sizes[0].shape[3] + 21))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trace: Any = torch.jit.trace
-        traced = trace(network, sizes[0], check_trace=False)
-    source = folder / "model.ncnn.pt"
-    traced.save(str(source))
-    shapes = [f"inputshape{number}=[{','.join(map(str, x.shape))}]" for number, x in zip(("", "2"), sizes)]  # noqa: B905
-    # The converter writes seven files beside its source; ncnn needs two.
-    outputs = {
-        "ncnnparam": "model.ncnn.param", "ncnnbin": "model.ncnn.bin", "pnnxparam": "a.param", "pnnxbin": "a.bin",
-        "pnnxpy": "a.py", "pnnxonnx": "a.onnx", "ncnnpy": "b.py",
-    }  # fmt: skip
-    command = [pnnx.EXEC_PATH, source.name, *shapes, "fp16=0", *(f"{key}={file}" for key, file in outputs.items())]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    for file in (source.name, *list(outputs.values())[2:]):
-        (folder / file).unlink(missing_ok=True)
-    unknown = sorted({line.split()[-1] for line in done.stderr.splitlines() if line.startswith("ignore ")})
-    if done.returncode or not (folder / "model.ncnn.bin").exists():
-        last = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
-        raise FailedError(f"ncnn's converter cannot take this network: {last}; leave ncnn out of --to")
-    if unknown:
-        raise FailedError(f"ncnn has no layer for {', '.join(unknown)}; leave ncnn out of --to")
-    param = folder / "model.ncnn.param"
-    param.write_text(_padded_pools(param.read_text()))
-    return ["model.ncnn.param", "model.ncnn.bin"]
-
-
-def _padded_pools(param: str) -> str:
-    """Max pools in ceil mode, as pools with a row and a column of padding.
-
-    ncnn's own ceil mode (5=0) gives a map smaller than its window too many rows, filled with the least number.
-    """
-    return re.sub(r"^(Pooling .* 0=0 .*) 5=0\b", r"\1 14=1 15=1 5=1", param, flags=re.MULTILINE)
-
-
 class Format(NamedTuple):
     """One way to write a network, and the engine that reads it."""
 
@@ -310,11 +170,3 @@ FORMATS: dict[str, Format] = {
     "ncnn": Format("ncnn", to_ncnn),
     "torch": Format("torch", to_torch),
 }
-
-
-def needed(first: str, *more: str) -> Any:
-    """The package `first`; ValueError that says what to install where it or one of `more` is missing."""
-    for name in (first, *more):
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"{name} is not installed: pip install 'googlenet[export]'")
-    return importlib.import_module(first)

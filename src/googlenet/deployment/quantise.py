@@ -22,7 +22,7 @@ from ..errors import FailedError
 from ..evaluation.metrics import Outputs, top_k_accuracy
 from .asked import raw
 from .engine import Engine
-from .formats import INPUT, needed
+from .order import INPUT, needed
 from .parity import whole_numbers
 
 # Pictures that layers are judged on, beside those that the ranges are measured on.
