@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sections import deployment, evaluation, family, training
+from sections import deployment, evaluation, family, regions, training
 from sections.markdown import Found
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     "family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
     "deployment": "deploy.md", "export_parity": "deploy.md", "serving": "serving.md", "hostile": "serving.md",
+    "rcnn": "detection-rcnn.md",
 }  # fmt: skip
 IMAGES = DOCS / "images"
 
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "export_parity": deployment.export_parity,
     "serving": deployment.serving,
     "hostile": deployment.hostile,
+    "rcnn": regions.rcnn,
 }
 
 
