@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     "family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
     "deployment": "deploy.md", "export_parity": "deploy.md", "serving": "serving.md", "hostile": "serving.md",
+    "ray_predict": "serving.md",
     "rcnn": "detection-rcnn.md",
 }  # fmt: skip
 IMAGES = DOCS / "images"
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "export_parity": deployment.export_parity,
     "serving": deployment.serving,
     "hostile": deployment.hostile,
+    "ray_predict": deployment.ray_predict,
     "rcnn": regions.rcnn,
 }
 

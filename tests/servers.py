@@ -57,7 +57,7 @@ def served(*arguments: Any, cwd: Path | None = None) -> Iterator[Running]:
 
 
 @contextmanager
-def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]:
+def in_thread(run: Path, key: str | None = None, engine: str | None = None, **limits: Any) -> Iterator[str]:
     """The same server in a thread, within other limits; its address."""
     from googlenet.deployment.serving.app import build_app
     from googlenet.deployment.serving.limits import Limits
@@ -68,7 +68,9 @@ def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]
     from googlenet.verbs.serve import open_run
 
     metrics = Metrics()
-    service = Service(Models({"small": str(run)}, open_run, metrics), Limits(**limits), metrics, 1)
+    service = Service(
+        Models({"small": str(run)}, lambda place: open_run(place, engine), metrics), Limits(**limits), metrics, 1
+    )
     bound, started = listen("127.0.0.1", 0), threading.Event()
     server = Server(build_app(service, version="1.2.3", key=key, watch=0), started.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
@@ -83,7 +85,7 @@ def in_thread(run: Path, key: str | None = None, **limits: Any) -> Iterator[str]
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow network with batch normalisation for 40 pixels and five classes, its weights random."""
+    """A narrow network with batch normalisation for 64 pixels and five classes, its weights random."""
     run: Path = tmp_path_factory.mktemp("runs") / "small"
     hostile().write_run(run)
     return run
@@ -146,7 +148,7 @@ def said(top: list[dict[str, Any]]) -> dict[str, float]:
     return {one["label"]: one["probability"] for one in top}
 
 
-def png(side: int = 40, seed: int = 0) -> bytes:
+def png(side: int = 64, seed: int = 0) -> bytes:
     """A picture's file."""
     rows = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()

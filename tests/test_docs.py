@@ -19,6 +19,8 @@ from conftest import googlenet
 from servers import served
 
 ROOT = Path(__file__).parents[1]
+# A translation has the same commands and pictures as the page it is of, which is the one that is run.
+TRANSLATIONS = {ROOT / "docs" / "tour.zh-CN.md": ROOT / "docs" / "tour.md"}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORT = ["--data.limit=200", "--epochs=1", "--min_steps=4"]
 FEW_SCENES = ["--data.source=scenes:train=24,test=8", "--data.validation=0"]
@@ -63,23 +65,42 @@ def serve(arguments: list[str], page: Path, desk: Path) -> None:
         assert server.process.wait(30) == 0
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+RUN = [page for page in PAGES if commands(page) and page not in TRANSLATIONS]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_commands(page: Path, desk: Path) -> None:
     for line in commands(page):
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += [*SHORT, *(FEW_SCENES if arguments[1].startswith("scenes-") else [])]
         if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
-            arguments += [*SHORT, "--members=2"]
-        if arguments[0] == "evaluate" and "--limit" not in arguments:
+            arguments += [*SHORT, "--members=2", "--model.width=0.25"]
+        if arguments[0] == "evaluate" and ("--limit" not in arguments or "--crops" in arguments):
             arguments += ["--limit", "20" if "--crops" in arguments else "200"]
         if arguments[0] == "explain" and "--limit" not in arguments:
             arguments += ["--limit", "40"]
+        if "--ray" in arguments and importlib.util.find_spec("ray") is None:
+            continue
         if arguments[0] == "serve":
             serve(arguments, page, desk)
             continue
         done = googlenet(*arguments, cwd=desk)
         assert done.code == 0, f"{line}\n{done.err}"
+
+
+@pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda page: page.name)
+def test_translations_have_the_same_commands_figures_and_pictures(page: Path) -> None:
+    original = TRANSLATIONS[page]
+    assert commands(page) == commands(original)
+    texts = [each.read_text() for each in (page, original)]
+    pictures, headings, figures = (
+        [re.findall(pattern, text, re.MULTILINE) for text in texts]
+        for pattern in (r"!\[[^]]*\]\(([^)]*)\)", r"^(#+ \d*)", r"\d+(?:,\d{3})+|\d\.\d{2,}")
+    )
+    assert pictures[0] == pictures[1]
+    assert len(headings[0]) == len(headings[1])
+    assert sorted(figures[0]) == sorted(figures[1])
 
 
 def test_readme_python(smoke_run: Path) -> None:
@@ -120,6 +141,7 @@ def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "googlenet" / "deployment" / "serving" / "page.html").is_file()
     code = "import googlenet.training.recipe_file as r; print(r.recipe_folder(), *r.list_recipes())"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout

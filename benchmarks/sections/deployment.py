@@ -75,6 +75,15 @@ def serving(found: Found) -> str:
     )
 
 
+def ray_predict(found: Found) -> str:
+    """What became of every picture."""
+    return (
+        f"{found['pictures']:,} pictures in {found['parts']} parts, {found['workers']} workers; "
+        f"{found['killed']} killed when {found['parts_when_killed']} parts were done. Rows: **{found['rows']:,}**, "
+        f"missing {found['missing']}, twice {found['twice']}; {found['seconds']} s, with the workers' start."
+    )
+
+
 def hostile(found: Found) -> str:
     """How many requests, what they were answered, what the memory did."""
     statuses: dict[str, int] = {}
@@ -82,8 +91,11 @@ def hostile(found: Found) -> str:
         statuses[kind.split()[1]] = statuses.get(kind.split()[1], 0) + count
     rows: list[list[object]] = [[status, f"{count:,}"] for status, count in sorted(statuses.items())]
     memory = found["memory_mb"]
+    outside = found["schemathesis"]
+    counted = [line.strip() for line in outside["said"] if "generated" in line] if outside else []
     return (
         f"{table(['status', 'answers'], rows)}\n\n{found['requests']:,} requests in {found['seconds']} s, "
         f"{len(found['problems'])} of them answered 5xx, in another shape, or not at all. Resident memory "
         f"{memory['after 300']} MB after the first 300, {memory['at the end']} MB at the end."
+        + "".join(f" schemathesis, no server error in: {line}." for line in counted)
     )

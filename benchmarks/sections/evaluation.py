@@ -68,7 +68,9 @@ def cam_peak(found: Found) -> str:
     ]
     return (
         f"{table(['peak of', 'inside the box (95 % interval)'], rows)}\n\n{found['scenes']} scenes of "
-        f"{found['side']} px, "
-        f"maps of {found['map']}x{found['map']}; top-1 on them {found['top1']:.3f}. Trained on {found['train']:,} "
-        f"scenes in {found['seconds']:.0f} s; {found['threads']} threads, torch {found['torch']}; one seed."
+        f"{found['side']} px, seen at {found['size']} px, maps of {found['map']}x{found['map']}; "
+        f"top-1 on them {found['top1']:.3f}. "
+        f"On as many further scenes of the training part, by which the settings were chosen, "
+        f"{found['inside_training_part']:.3f}. Trained on {found['train']:,} scenes in {found['seconds']:.0f} s; "
+        f"{found['threads']} threads, torch {found['torch']}; one seed."
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import GoogLeNet_Weights
 
 import googlenet as package
 from googlenet.cli import main
 from googlenet.data.file_list import read_list
-from googlenet.data.imagenet import known_classes, names_of
+from googlenet.data.imagenet import known_classes, names_of, same_classes
 from googlenet.data.pictures import PictureError
 from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
@@ -102,6 +103,21 @@ def test_validation_pictures_alone(caffe: Path) -> None:
     for place in (caffe, caffe / "val"):
         data = load_dataset(f"imagenet:{place}", size=8)
         assert not data.train and labels_are_the_greys(data.validation, data.classes)
+
+
+def test_validation_pictures_of_all_classes(tmp_path: Path) -> None:
+    """Without folders and without a mapping the numbers are those of the 1000, as published networks count them."""
+    picture(tmp_path / "val" / "one.JPEG", 9)
+    picture(tmp_path / "val" / "two.JPEG", 9)
+    (tmp_path / "val" / "val.txt").write_text("one.JPEG 134\ntwo.JPEG 999\n")
+    data = load_dataset(f"imagenet:{tmp_path / 'val'}", size=8)
+    names = GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"]
+    assert data.classes == tuple(names) and same_classes(data, names)
+    assert [names[label] for label in data.validation.labels] == ["crane bird", "toilet tissue"]
+    assert not same_classes(data, names[::-1]) and not same_classes(data, names[:999])
+    (tmp_path / "val" / "val.txt").write_text("one.JPEG 134\ntwo.JPEG 1000\n")
+    with pytest.raises(ValueError, match="line 2 has class 1000, and there are 1000, counted from 0"):
+        load_dataset(f"imagenet:{tmp_path / 'val'}", size=8)
 
 
 def test_names_are_told_apart() -> None:

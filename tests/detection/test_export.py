@@ -14,7 +14,6 @@ from PIL import Image
 
 import googlenet
 from conftest import googlenet as command
-from googlenet.data.pictures import to_tensor
 from googlenet.detection.detector import Detector
 from googlenet.detection.export import BOX_BOUND, SCORE_BOUND, compare, export_detector
 from googlenet.detection.predict import detect
@@ -51,7 +50,11 @@ def test_a_folder_that_needs_nothing_of_ours(scenes_run: Path, tmp_path: Path, f
     Image.fromarray(pictures[1][0].numpy()).save(picture)
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, out / "detect_onnxruntime.py", picture], capture_output=True, text=True, env=clean, check=True
+        [sys.executable, out / "detect_onnxruntime.py", picture],
+        capture_output=True,
+        text=True,
+        env=clean,
+        check=True,
     )
     mine = detect(run.model, run.preprocess, [pictures[1]])[0]
     assert [one["score"] for one in json.loads(done.stdout)] == pytest.approx(mine.scores.tolist(), abs=SCORE_BOUND)

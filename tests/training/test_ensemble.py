@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import googlenet as package
-from conftest import Called, googlenet
 from googlenet.cli import main
 from googlenet.data.sources import load_dataset
 from googlenet.errors import InterruptedRunError
@@ -164,7 +163,9 @@ def test_wrong_usage_leaves_nothing_behind(pair: Path, tmp_path: Path, capsys: p
         package.load(broken)
 
 
-def test_one_line_from_a_shell(tmp_path: Path) -> None:
-    called: Called = googlenet("ensemble", "train", "--members", "2", "no-such-recipe", cwd=tmp_path)
-    assert called.code == 1 and "no recipe is called" in called.err and called.err.count("\n") == 1
-    assert "--members" in googlenet("ensemble", "--help").out
+def test_flags_may_stand_before_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ensemble", "train", "--members", "2", "no-such-recipe"]) == 1
+    err = capsys.readouterr().err
+    assert "no recipe is called 'no-such-recipe'" in err and err.count("\n") == 1
+    assert main(["ensemble", "--help"]) == 0
+    assert "--members" in capsys.readouterr().out

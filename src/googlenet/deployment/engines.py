@@ -142,8 +142,9 @@ def ncnn_session(paths: Sequence[Path], threads: int | None) -> Session:
     ncnn = needed("ncnn")
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
-    for choice in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
-        setattr(net.opt, choice, False)
+    for choice in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
+        if hasattr(net.opt, f"use_{choice}"):
+            setattr(net.opt, f"use_{choice}", False)
     if threads:
         net.opt.num_threads = threads
     if net.load_param(str(paths[0])) or net.load_model(str(paths[1])):
@@ -152,8 +153,10 @@ def ncnn_session(paths: Sequence[Path], threads: int | None) -> Session:
 
     def one(picture: Tensor) -> Tensor:
         with net.create_extractor() as extractor:
-            # A copy of ncnn's own: its channels start at multiples of 16 bytes, NumPy's do not.
-            extractor.input(source, ncnn.Mat(picture.float().numpy()).clone())
+            # ncnn does not keep what it looks at: the array has a name until a copy of ncnn's own is made, whose
+            # channels start at multiples of 16 bytes, as NumPy's do not.
+            array = picture.float().numpy()
+            extractor.input(source, ncnn.Mat(array).clone())
             return torch.from_numpy(np.array(extractor.extract(sink)[1]))
 
     return lambda pixels: torch.stack([one(picture) for picture in pixels])

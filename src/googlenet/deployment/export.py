@@ -17,6 +17,7 @@ from ..data.dataset import Split
 from ..data.preprocess import Preprocess
 from ..errors import FailedError
 from ..evaluation.metrics import scores
+from ..models.ensemble import Ensemble, networks_of
 from ..models.fusion import fuse
 from ..models.network import Network
 from . import parity
@@ -32,10 +33,13 @@ PARITY = "parity.json"
 
 
 class Trained(NamedTuple):
-    """What is exported: a network by its catalogue name, and how its pictures are made and its classes called."""
+    """What is exported: a network, or several that answer as one, by its catalogue name.
+
+    And how its pictures are made and its classes called.
+    """
 
     name: str
-    model: Network
+    model: Network | Ensemble
     preprocess: Preprocess
     classes: tuple[str, ...]
 
@@ -86,7 +90,7 @@ def export(
     file loses too much.
     """
     check_place(out)
-    order = Order(fuse(trained.model, trained.preprocess), trained.preprocess.size, softmax)
+    order = Order(fuse(trained.model, trained.preprocess, merge=False), trained.preprocess.size, softmax)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -118,6 +122,18 @@ def export(
     return Exported(out, names, max(description.max_error.values()), top1, description)
 
 
+def quantisable(model: Network | Ensemble) -> list[str]:
+    """The layers that may be left in float32, as `quantise.layer_of` calls them."""
+    if isinstance(model, Ensemble):
+        return [
+            f"networks.{number}.{name}"
+            for number, network in enumerate(networks_of(model))
+            for name in quantisable(network)
+        ]
+    trunk = (name for name, layer in model.trunk.named_children() if next(layer.parameters(), None) is not None)
+    return [*trunk, "classifier"]
+
+
 def check_place(out: Path) -> None:
     """ValueError where `out` holds something else than an export."""
     if out.exists() and not out.is_dir():
@@ -132,7 +148,7 @@ def _described(trained: Trained, order: Order, files: dict[str, Sequence[str]], 
         trained.name,
         trained.preprocess,
         trained.classes,
-        order.fused.min_size,
+        order.least,
         order.any_size,
         order.softmax,
         files,
@@ -175,10 +191,7 @@ def _quantised(
     if pictures.test is None or pictures.calibration is None:
         raise ValueError("int8 needs training pictures and a test set; name them with --data")
     made = calibration(pictures.calibration, trained.preprocess, int8.pictures)
-    layers = [
-        *(name for name, layer in trained.model.trunk.named_children() if next(layer.parameters(), None) is not None),
-        "classifier",
-    ]
+    layers = quantisable(trained.model)
     exact = description
 
     def opened(engine: str, files: Sequence[str]) -> Engine:

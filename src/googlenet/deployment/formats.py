@@ -7,6 +7,7 @@ takes uint8; ncnn's takes the same numbers as floats, which is what its own read
 import copy
 import importlib
 import importlib.util
+import re
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ..errors import FailedError
-from ..models.fusion import Fused
+from ..models.fusion import Fused, FusedEnsemble
 from ..models.layers import LocalResponseNorm, MaxPool
 from ..models.paths import HalfPool
 
@@ -31,7 +32,7 @@ OPSET = 23
 class Order(NamedTuple):
     """What is to be written: the network, the size of its pictures in pixels, and whether softmax is inside."""
 
-    fused: Fused
+    fused: Fused | FusedEnsemble
     size: int
     softmax: bool
 
@@ -39,6 +40,11 @@ class Order(NamedTuple):
     def any_size(self) -> bool:
         """Whether a file can leave height and width open: grids of several cells are fixed by the size."""
         return self.fused.pyramid == (1,)
+
+    @property
+    def least(self) -> int:
+        """The least height and width in pixels. Of one pixel PyTorch's archives would make another program."""
+        return max(2, self.fused.min_size)
 
     @property
     def output(self) -> str:
@@ -54,7 +60,7 @@ class Order(NamedTuple):
         """Pixels to trace with: unlike sides, so that none is taken for another, and maps of several pixels."""
         height, width = self.size, self.size
         if self.any_size:
-            height = max(height, self.fused.min_size + 2, 64)
+            height = max(height, self.least + 2, 64)
             width = height + 7
         return torch.zeros(2, self.fused.in_channels, height, width, dtype=torch.uint8)
 
@@ -65,12 +71,11 @@ class Order(NamedTuple):
         """
         sides = {2: "height", 3: "width"} if open_sides and self.any_size else {}
         names = {0: "batch", **sides}
-        free = {
-            place: torch.export.Dim(name, min=self.fused.min_size if place else 1) for place, name in names.items()
-        }
+        free = {place: torch.export.Dim(name, min=self.least if place else 1) for place, name in names.items()}
         network = replaced(self.network(), by).eval()
         # Else a map of one pixel would be another program than a larger one, and small pictures would be refused.
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        config: Any = torch.fx.experimental._config
+        with config.patch(backed_size_oblivious=True):
             return torch.export.export(network, (self.example(),), dynamic_shapes=(free,))
 
 
@@ -222,25 +227,20 @@ def to_openvino(order: Order, folder: Path) -> list[str]:
     return ["model.xml", "model.bin"]
 
 
-class _Subtract(nn.Module):
-    """Less the mean pixel, as a normalisation with a deviation of 1, which ncnn has a layer for."""
-
-    def __init__(self, offset: Tensor):
-        super().__init__()
-        channels = offset.shape[1]
-        self.norm = nn.BatchNorm2d(channels, eps=0.0, affine=False)
-        self.norm.running_mean = offset.flatten().clone()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, h, w) -> the same shape."""
-        out: Tensor = self.norm(x)
-        return out
+def _subtraction(offset: Tensor) -> nn.Conv2d:
+    """Less the mean pixel, as a convolution of one pixel and one channel each, which ncnn has a layer for."""
+    channels = offset.shape[1]
+    layer = nn.Conv2d(channels, channels, 1, groups=channels)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.copy_(-offset.flatten())  # type: ignore[union-attr]
+    return layer
 
 
 class _ForNcnn(nn.Module):
     def __init__(self, fused: Fused):
         super().__init__()
-        self.subtract = nn.Identity() if fused.offset is None else _Subtract(fused.offset)
+        self.subtract = nn.Identity() if fused.offset is None else _subtraction(fused.offset)
         self.trunk, self.classifier, self.levels = fused.trunk, fused.classifier, fused.pyramid
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -253,6 +253,8 @@ class _ForNcnn(nn.Module):
 def to_ncnn(order: Order, folder: Path) -> list[str]:
     """``model.ncnn.param`` and ``model.ncnn.bin``, weights in float32, through ncnn's own converter pnnx."""
     pnnx = needed("pnnx")
+    if isinstance(order.fused, FusedEnsemble):
+        raise FailedError("ncnn's file holds one network: export a member, such as RUN/member-1, or leave ncnn out")
     network: nn.Module = replaced(_ForNcnn(copy.deepcopy(order.fused).cpu().float()), ncnn_layer)
     network = (nn.Sequential(network, nn.Softmax(1)) if order.softmax else network).eval()
     # One picture: ncnn answers one at a time. A second size tells the converter that sizes are open.
@@ -281,7 +283,17 @@ def to_ncnn(order: Order, folder: Path) -> list[str]:
         raise FailedError(f"ncnn's converter cannot take this network: {last}; leave ncnn out of --to")
     if unknown:
         raise FailedError(f"ncnn has no layer for {', '.join(unknown)}; leave ncnn out of --to")
+    param = folder / "model.ncnn.param"
+    param.write_text(_padded_pools(param.read_text()))
     return ["model.ncnn.param", "model.ncnn.bin"]
+
+
+def _padded_pools(param: str) -> str:
+    """Max pools in ceil mode, as pools with a row and a column of padding.
+
+    ncnn's own ceil mode (5=0) gives a map smaller than its window too many rows, filled with the least number.
+    """
+    return re.sub(r"^(Pooling .* 0=0 .*) 5=0\b", r"\1 14=1 15=1 5=1", param, flags=re.MULTILINE)
 
 
 class Format(NamedTuple):

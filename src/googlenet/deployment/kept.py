@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache import cache_folder
+from ..models.ensemble import networks_of
 from ..models.fusion import fuse
 from .description import NAME
 from .engine import Engine
@@ -67,7 +68,8 @@ def engine_for(trained: Trained, name: str = "auto", threads: int | None = None)
 def network_digest(trained: Trained) -> str:
     """Of the weights, the pixels and the versions that an export depends on."""
     found = hashlib.sha256()
-    about = [trained.name, trained.preprocess.to_dict(), trained.classes, trained.model.arguments]
+    about = [trained.name, trained.preprocess.to_dict(), trained.classes]
+    about += [network.arguments for network in networks_of(trained.model)]
     about += [metadata.version(package) for package in ("googlenet", "torch")]
     found.update(json.dumps(about, sort_keys=True).encode())
     for key, value in sorted(trained.model.state_dict().items()):

@@ -68,8 +68,7 @@ def for_openvino(folder: Path, pictures: Tensor, kept: Sequence[str]) -> list[st
     nncf, openvino = needed("nncf"), needed("openvino")
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(folder / "model.xml")
-    patterns = [rf"^trunk\.{re.escape(name)}(\..*|/.*)?$" for name in kept]
-    patterns += [r"^classifier(/.*)?$"] if "classifier" in kept else []
+    patterns = [_nodes_of(name) for name in kept]
     with contextlib.redirect_stdout(sys.stderr):
         found = nncf.quantize(
             model,
@@ -118,8 +117,20 @@ QUANTISERS: dict[str, Callable[[Path, Tensor, Sequence[str]], list[str]]] = {
 
 
 def layer_of(node: str) -> str:
-    """The trunk's layer that a node belongs to by its name, or the classifier: "trunk.conv1" -> "conv1"."""
-    return node.removeprefix("trunk.").partition(".")[0]
+    """The trunk's layer that a node belongs to by its name, or the classifier: "trunk.conv1" -> "conv1".
+
+    Of an ensemble with the member's number: "networks.0.trunk.conv1" -> "networks.0.conv1".
+    """
+    found = re.match(r"(networks\.\d+\.)?(?:trunk\.)?([^.]*)", node)
+    assert found
+    return (found[1] or "") + found[2]
+
+
+def _nodes_of(layer: str) -> str:
+    """The pattern of the names of a layer's nodes; the other way round."""
+    member, name = re.fullmatch(r"(networks\.\d+\.)?(.*)", layer).groups("")  # type: ignore[union-attr]
+    place = name if name == "classifier" else f"trunk.{name}"
+    return rf"^{re.escape(member + place)}(\..*|/.*)?$"
 
 
 def quantise(

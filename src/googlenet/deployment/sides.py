@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..models.catalogue import create
+from ..models.ensemble import Ensemble
 from ..models.key_maps import ORIGINS
 from ..models.network import Network
 from ..models.summary import summarise
@@ -25,6 +26,8 @@ def our_sides(
     What the processes need besides is written into `work`.
     """
     channels = trained.preprocess.channels
+    if isinstance(trained.model, Ensemble):
+        raise ValueError("networks are measured one by one: name a member, such as RUN/member-1")
     macs = multiply_adds(trained.model, sizes)
     sides = []
     if "torch" in engines:

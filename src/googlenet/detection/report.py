@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def render_detection_report(about: About, split: Sequence[Picture], answers: Ans
             ("Precision and recall", "The mean over the classes, by the overlap that counts as found; and each class "
              "at an overlap of 0.5.", precision_recall(answers.scores, about.classes)),
             ("By class and size", "", _tables(answers.scores)),
-            ("Worst misses", "Objects that no box of their class overlaps by half, the largest first; dashed boxes "
+            ("Worst misses", "Objects that no box of their class overlaps by half, the largest first; grey boxes "
              "are what was asked for.", _gallery(split, answers.found, misses, about.classes)),
             ("Worst false alarms", "Boxes that overlap no object of their class by half, the surest first.",
              _gallery(split, answers.found, alarms, about.classes)),
@@ -72,7 +73,7 @@ def precision_recall(scores: Scores, classes: Sequence[str]) -> str:
         axis.grid(color="#e3e7ec", lw=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
-            axis.legend(frameon=False, fontsize=8, loc="lower left")
+            axis.legend(frameon=False, fontsize=8, loc="best")
     return drawing(figure)
 
 
@@ -142,7 +143,7 @@ def _gallery(
         figures.append(
             f"<figure><img alt='{html.escape(classes[mistake.label])}' src='{data_url(image)}'><figcaption>"
             f"<b>{html.escape(classes[mistake.label])}</b>{surest}{html.escape(here)}<br>"
-            f"<span class='soft'>{html.escape(picture.name)}</span></figcaption></figure>"
+            f"<span class='soft'>{html.escape(Path(picture.name).name)}</span></figcaption></figure>"
         )
     return f"<div class='mistakes'>{''.join(figures)}</div>"
 
@@ -162,7 +163,7 @@ def _tables(scores: Scores) -> str:
     """Figures by class, and by the objects' size."""
 
     def cell(value: float | None) -> str:
-        return "" if value is None else f"{value:.4f}"
+        return "" if value is None else f"{value:.3f}"
 
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(one.label)}</th><td>{one.objects:,}</td><td>{cell(one.ap)}</td>"

@@ -49,8 +49,8 @@ class McNemar(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"only the first is right on {self.only_first:,} pictures, only the second on {self.only_second:,}: "
-            f"p = {self.p:.2g} (McNemar)"
+            f"only the first is right on {self.only_first:,}, only the second on {self.only_second:,} "
+            f"of the pictures: p = {self.p:.2g} (McNemar)"
         )
 
 

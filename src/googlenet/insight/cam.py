@@ -68,17 +68,22 @@ def cells(length: int, count: int) -> Tensor:
 
 
 def enlarged(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps (n, k, h, w) over a picture's pixels: (n, k, height, width), bilinear."""
-    return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+    """Maps (n, k, h, w) over a picture's pixels: (n, k, height, width), bicubic.
+
+    So a peak may lie between positions; bilinear interpolation has its peaks at their centres, up to half a stride
+    beside a narrow object.
+    """
+    return F.interpolate(maps, (height, width), mode="bicubic", align_corners=False)
 
 
 def peaks(maps: Tensor, height: int, width: int) -> Tensor:
     """Row and column, in pixels, of each map's highest point over a picture: (n, k, 2).
 
-    Where several are equal (all are, of a map of one position) the mean of their places.
+    Where several are equal to rounding (all are, of a map of one position) the mean of their places.
     """
     over = enlarged(maps, height, width)
-    highest = (over >= over.amax((-2, -1), keepdim=True)).to(over)
+    most = over.amax((-2, -1), keepdim=True)
+    highest = (over >= most - 1e-5 * most.abs()).to(over)
     share = highest / highest.sum((-2, -1), keepdim=True)
     down, across = (torch.arange(length).to(over) for length in (height, width))
     return torch.stack((share.sum(-1) @ down, share.sum(-2) @ across), dim=-1)

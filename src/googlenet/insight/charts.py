@@ -28,7 +28,7 @@ def draw_filters(filters: Tensor, fits: Sequence[Fit], chance: Sequence[Fit]) ->
     )
     tall = 1.0 + 0.45 * -(-len(filters) // ACROSS)
     figure = sheet(tall + 2.2)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(tall, 2.2))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(tall, 2.2), squeeze=False)[:, 0]
     for axis, title, tiles in zip(
         top.subplots(1, 2),
         ("filters, the best fitted first", "closest Gabor functions"),
@@ -94,6 +94,7 @@ def draw_paths(found: Contributions) -> bytes:
     left.set(xlim=(0, 1), yticks=range(len(blocks)))
     left.set_yticklabels(blocks, fontsize=8)
     left.invert_yaxis()
+    right.locator_params(axis="x", nbins=6)
     right.axvline(0, color="#6b7280", lw=0.8)
     right.set(xlabel=f"top-1 lost without the path, of {found.top1:.3f}; bars: one standard error")
     right.xaxis.label.set_fontsize(9)

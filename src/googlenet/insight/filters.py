@@ -147,7 +147,8 @@ def _fit(
     half = max(float(np.abs(axis).max()) for axis in places) + 0.5
 
     def misses(free: Array) -> Array:
-        return _wave(_bounded(free, half), *places) - pattern
+        missed: Array = _wave(_bounded(free, half), *places) - pattern
+        return missed
 
     # Of every start the best cosine and sine parts, in closed form; what they catch of the pattern ranks the starts.
     parts = np.linalg.pinv(waves) @ pattern
@@ -157,7 +158,7 @@ def _fit(
         (window, angle, frequency), (cosine, sine) = starts[number], parts[number]
         amplitude, phase = np.hypot(cosine, sine), np.arctan2(-sine, cosine)
         start = _freed(np.array([amplitude, 0, 0, window, window, angle, frequency, phase]), half)
-        found.append(search(misses, start, method="lm", max_nfev=600))
+        found.append(search(misses, start, method="lm", ftol=1e-4, xtol=1e-4, max_nfev=250))
     best = min(found, key=lambda each: each.cost)
     amplitude, *others = _bounded(best.x, half).tolist()
     gabor = Gabor(amplitude * power**0.5, *others)

@@ -35,7 +35,7 @@ def measure(model: Network, pixels: Tensor, labels: Tensor, steps: int = 0) -> D
     """The gradients of the training loss of one batch (all heads', each auxiliary one at 0.3); weights stay."""
     total, main = _loss(model, pixels, labels)
     model.zero_grad(set_to_none=True)
-    total.backward()
+    torch.autograd.backward(total)
     layers, norms, relative = [], [], []
     for name, layer in model.trunk.named_children():
         weights = [p for p in layer.parameters() if p.ndim > 1]
@@ -69,7 +69,7 @@ def train_and_measure(
         found = [measure(model, pixels, labels)]
         for images, truth in seen:
             optimiser.zero_grad(set_to_none=True)
-            _loss(model, images, truth)[0].backward()
+            torch.autograd.backward(_loss(model, images, truth)[0])
             optimiser.step()
         if seen:
             found.append(measure(model, pixels, labels, len(seen)))

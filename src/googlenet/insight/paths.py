@@ -1,6 +1,6 @@
 """What each of a block's parallel paths contributes: its part of the activation, and the accuracy lost without it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def _heard(ends: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Inside the context each path's last output is kept."""
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> nn.modules.module.Any:
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_: nn.Module, __: object, out: Tensor) -> None:
             found[name] = out
 

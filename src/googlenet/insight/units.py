@@ -83,7 +83,8 @@ def independent(units: int, samples: int, seed: int = 0) -> Array:
 
     Clustering finds blocks in any matrix: these are what it finds where there are none.
     """
-    return np.corrcoef(np.random.default_rng(seed).standard_normal((units, samples)))
+    found: Array = np.asarray(np.corrcoef(np.random.default_rng(seed).standard_normal((units, samples))))
+    return found
 
 
 def cluster(matrix: Array, blocks: int | None = None) -> Blocks:

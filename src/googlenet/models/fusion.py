@@ -8,12 +8,13 @@ in the first convolution. Weights are folded in double precision.
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .ensemble import Ensemble, average_logits, networks_of
 from .googlenet import Inception
 from .layers import ConvUnit, pyramid_pool
 from .network import Network, check_input
@@ -103,15 +104,38 @@ class Fused(nn.Module):
         return logits
 
 
-def fuse(model: Network, preprocess: Normalisation, *, merge: bool = True) -> Fused:
+class FusedEnsemble(nn.Module):
+    """Several `Fused` networks that answer as one. `pyramid` is one of a member whose pooling fixes the size."""
+
+    def __init__(self, networks: Sequence[Fused]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        first = networks[0]
+        self.num_classes, self.in_channels = first.num_classes, first.in_channels
+        self.min_size = max(network.min_size for network in networks)
+        self.pyramid = max((network.pyramid for network in networks), key=max)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Raw pixels 0..255 (n, channels, h, w) -> logarithms of the mean probabilities (n, classes)."""
+        return average_logits([network(pixels) for network in self.networks], torch.float32)
+
+
+@overload
+def fuse(model: Network, preprocess: Normalisation, *, merge: bool = True) -> Fused: ...
+@overload
+def fuse(model: Network | Ensemble, preprocess: Normalisation, *, merge: bool = True) -> Fused | FusedEnsemble: ...
+def fuse(model: Network | Ensemble, preprocess: Normalisation, *, merge: bool = True) -> Fused | FusedEnsemble:
     """`model` with the normalisation of `preprocess` inside: raw pixels to logits, in evaluation mode.
 
     The result computes what ``model(preprocess.normalise(pixels))`` does, to 1e-4 in the logits (float32 rounds
     differently; the tests hold every member to it), with 8-bit or float pixels in 0..255 in the channel order of
     `preprocess`. With ``merge=False`` sibling convolutions stay apart, for engines that would copy to split their
-    output. Auxiliary heads, which answer nothing in use, are left out. `model` is not changed and shares no
-    memory with the result. ValueError where the network has no classifier or other channels than `preprocess`.
+    output. An ensemble's members are fused one by one. Auxiliary heads, which answer nothing in use, are left out.
+    `model` is not changed and shares no memory with the result. ValueError where the network has no classifier or
+    other channels than `preprocess`.
     """
+    if isinstance(model, Ensemble):
+        return FusedEnsemble([fuse(network, preprocess, merge=merge) for network in networks_of(model)])
     if not isinstance(model.classifier, nn.Linear) or not model.pooled:
         raise ValueError("a network without its classifier cannot be fused; give it one with reset_head")
     if len(preprocess.mean) != model.in_channels:

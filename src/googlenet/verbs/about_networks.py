@@ -109,7 +109,7 @@ def gradients_answer(asked: Asked) -> Found:
     """Gradients by depth of fresh networks: the plain GoogLeNet with and without heads, and the run's own."""
     train, preprocess, seed = asked.data.train, asked.checkpoint.preprocess, asked.checkpoint.recipe.seed
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
-    plan = [rows for rows in order.split(BATCH)[: STEPS + 1] if len(rows) > 1]
+    plan = [rows for rows in torch.split(order, BATCH)[: STEPS + 1] if len(rows) > 1]
     batches = [
         (preprocess(pixels, asked.size), train.labels[rows])
         for rows, pixels in zip(plan, train.pixels(plan), strict=True)

@@ -52,7 +52,7 @@ def asked_run(run: str, engine: str | None, threads: int | None, task: str | Non
     from ..deployment.export import Trained
     from ..deployment.kept import engine_for
 
-    network = checkpoint.network
+    network = checkpoint.model
     name = checkpoint.recipe.model.name or "googlenet"
     trained = Trained(name, network, checkpoint.preprocess, checkpoint.classes)
     asked = Asked(engine_for(trained, engine, threads), network.min_size)

@@ -78,7 +78,7 @@ def export(argv: list[str]) -> None:
         return
     check_place(out)
     trained = Trained(
-        checkpoint.recipe.model.name or "googlenet", checkpoint.network, checkpoint.preprocess, checkpoint.classes
+        checkpoint.recipe.model.name or "googlenet", checkpoint.model, checkpoint.preprocess, checkpoint.classes
     )
     given = {"max_drop": args.max_drop, "pictures": args.calibration}
     int8 = Int8(**{key: value for key, value in given.items() if value is not None}) if args.int8 else None

@@ -6,6 +6,7 @@ import sys
 from ..errors import FailedError
 from .asked_run import add_engine, asked_run
 from .command import add_sizes, chosen_sizes, verb_parser
+from .predict_in_parts import add_ray, predict_in_parts
 
 
 def predict(argv: list[str]) -> None:
@@ -17,15 +18,19 @@ def predict(argv: list[str]) -> None:
     )
     parser.add_argument(
         "run",
-        help="a run or exported folder, a .safetensors file, or published weights such as torchvision:googlenet",
+        help="a run, ensemble or exported folder, a .safetensors file, or published weights such as "
+        "torchvision:googlenet",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file, a folder, or -")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default 5)")
     add_sizes(parser)
     add_engine(parser)
+    add_ray(parser)
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error("--top must be 1 or more")
+    if args.ray != bool(args.out) or (args.workers is not None and (not args.ray or args.workers < 1)):
+        parser.error("--ray goes with --out DIR, and --workers, 1 or more, with --ray")
 
     from ..evaluation.predict import expand, predict_pictures
     from ..evaluation.scales import check_sizes
@@ -34,6 +39,9 @@ def predict(argv: list[str]) -> None:
     checkpoint = asked_run(args.run, args.engine, args.threads, "classification")
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
     check_sizes(checkpoint.model, sizes)
+    if args.ray:
+        predict_in_parts(args, sizes)
+        return
     answers = predict_pictures(
         checkpoint.model.to(pick_device("auto")),
         checkpoint.preprocess,

@@ -4,13 +4,16 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .asked_run import add_engine, asked_run
 from .command import verb_parser
 
 if TYPE_CHECKING:
+    from ..deployment.serving.gate import Gate
+    from ..deployment.serving.limits import Limits
     from ..deployment.serving.models import Opened
 
 KEY = "GOOGLENET_API_KEY"
@@ -54,6 +57,9 @@ def serve(argv: list[str]) -> None:
         metavar="S",
         help="seconds between looks for a new version; 0: none (default 1)",
     )
+    parser.add_argument(
+        "--replicas", type=_replicas, metavar="N or A:B", help="processes under Ray Serve, A to B of them as needed"
+    )
     args = parser.parse_args(argv)
     if not 0 <= args.port < 65_536:
         parser.error("--port must be 0 to 65535")
@@ -62,27 +68,20 @@ def serve(argv: list[str]) -> None:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     if not args.max_wait >= 0 or not args.watch >= 0 or (args.threads is not None and args.threads < 1):
         parser.error("--max-wait and --watch must be 0 or more, --threads 1 or more")
+    # The network's threads share the cores with those that decode and listen: waiting, they must not spin. It is read
+    # once, when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     places = _places(parser, args.run)
     key = _key(args)
 
-    import logging
-
-    from .. import __version__
-
+    threads = args.threads or os.cpu_count() or 1
     try:
-        from ..deployment.serving.app import build_app
         from ..deployment.serving.limits import Limits
-        from ..deployment.serving.metrics import Metrics
-        from ..deployment.serving.models import Models
         from ..deployment.serving.server import address_of, listen
         from ..deployment.serving.server import serve as answer
-        from ..deployment.serving.service import Service
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; serving needs pip install 'googlenet[serve]'") from None
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("googlenet.serve").setLevel(logging.INFO)
-    threads = args.threads or os.cpu_count() or 1
     limits = Limits(
         max_batch=args.max_batch,
         max_wait=args.max_wait / 1000,
@@ -91,20 +90,67 @@ def serve(argv: list[str]) -> None:
         max_bytes=args.max_bytes,
         timeout=args.timeout,
     )
+    plan = Plan(places, args.engine, args.threads, threads, limits, key, args.watch)
     bound = listen(args.host, args.port)
-    metrics = Metrics()
-    models = Models(places, lambda place: open_run(place, args.engine, args.threads), metrics)
-    service = Service(models, limits, metrics, threads)
-    gate = build_app(service, version=__version__, key=key, watch=args.watch)
+    url = address_of(bound)
     if key is None and args.host not in LOOPBACK:
         print(f"no key is asked for, and {args.host} may be reached by others: see --api-key-file", file=sys.stderr)
 
     def started() -> None:
-        url = address_of(bound)
         text = json.dumps({"url": url, "models": list(places)}) if args.json else f"{', '.join(places)} at {url}"
         print(text, flush=True)
 
-    answer(gate, bound, started)
+    if args.replicas:
+        host, port = bound.getsockname()[:2]
+        bound.close()
+        _under_ray(plan, args.replicas, host, port, started)
+    else:
+        answer(gate_of(plan), bound, started)
+
+
+class Plan(NamedTuple):
+    """What is served and how: names and places, the engine asked for and its threads, `threads` to compute with."""
+
+    places: dict[str, str]
+    engine: str | None
+    engine_threads: int | None
+    threads: int
+    limits: "Limits"
+    key: str | None
+    watch: float
+
+
+def gate_of(plan: Plan) -> "Gate":
+    """The application, its networks read."""
+    import logging
+
+    from .. import __version__
+    from ..deployment.serving.app import build_app
+    from ..deployment.serving.metrics import Metrics
+    from ..deployment.serving.models import Models
+    from ..deployment.serving.service import Service
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("googlenet.serve").setLevel(logging.INFO)
+    metrics = Metrics()
+    models = Models(plan.places, lambda place: open_run(place, plan.engine, plan.engine_threads), metrics)
+    service = Service(models, plan.limits, metrics, plan.threads)
+    return build_app(service, version=__version__, key=plan.key, watch=plan.watch)
+
+
+def _under_ray(plan: Plan, replicas: tuple[int, int], host: str, port: int, started: Callable[[], None]) -> None:
+    """The same in replicas, until a signal says to stop."""
+    import signal
+
+    from ..deployment.ray_serving import Replicas, ray_application, run_under_ray
+
+    signals = {signal.SIGINT, signal.SIGTERM}
+    application = ray_application(lambda: gate_of(plan), Replicas(*replicas, plan.threads), plan.limits.queue)
+    stop = run_under_ray(application, host, port)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    started()
+    signal.sigwait(signals)
+    stop()
 
 
 def open_run(place: str, engine: str | None = None, threads: int | None = None) -> "Opened":
@@ -158,6 +204,15 @@ def _places(parser: argparse.ArgumentParser, named: list[str]) -> dict[str, str]
             parser.error(f"two runs are called {name}; name them: {name}={places[name]} other={place}")
         places[name] = place
     return places
+
+
+def _replicas(text: str) -> tuple[int, int]:
+    """ "2" -> (2, 2), "1:4" -> (1, 4), for an argument's type."""
+    least, colon, most = text.partition(":")
+    found = (int(least), int(most if colon else least)) if (least + most).isdecimal() else (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"a number, or two such as 1:4, not {text!r}")
+    return found
 
 
 def _key(args: argparse.Namespace) -> str | None:

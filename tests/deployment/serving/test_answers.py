@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from googlenet.training.checkpoint import load
+from googlenet.training.checkpoint import Checkpoint, load
 from servers import Running, offline, png, said
 
 
@@ -30,14 +30,14 @@ def test_the_same_as_predict(client: httpx.Client, small_run: Path, pictures: li
             assert list(said(answer["top"])) == list(expected[number])
         assert together["images"][number]["name"] == path.name
     assert together["model"] == "small" and together["version"] == 1
-    assert together["images"][0]["did"] == "360x270 RGB, centre 270x270, resized to 40x40"
+    assert together["images"][0]["did"] == "360x270 RGB, centre 270x270, resized to 64x64"
     assert set(together["images"][0]["seconds"]) == {"decode", "queue", "compute"}
 
 
 def test_several_sizes_are_averaged(client: httpx.Client, small_run: Path, pictures: list[Path]) -> None:
-    sizes = [32, 40, 56]
+    sizes = [32, 64, 80]
     answer = client.post(
-        "/v1/predict", files={"image": pictures[0].read_bytes()}, data={"sizes": "32, 40,56", "top": "5"}
+        "/v1/predict", files={"image": pictures[0].read_bytes()}, data={"sizes": "32, 64,80", "top": "5"}
     ).json()["images"][0]
     assert said(answer["top"]) == pytest.approx(offline(small_run, pictures[:1], sizes=sizes)[0], abs=1e-6)
     assert [row["size"] for row in answer["by_size"]] == sizes
@@ -49,7 +49,8 @@ def test_several_sizes_are_averaged(client: httpx.Client, small_run: Path, pictu
 def test_requests_that_come_together_are_computed_together(server: Running, small_run: Path) -> None:
     import asyncio
 
-    expected = [offline_bytes(small_run, png(seed=seed)) for seed in range(24)]
+    checkpoint = load(small_run)
+    expected = [plainly(checkpoint, png(seed=seed)) for seed in range(24)]
 
     async def ask() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as asking:
@@ -63,9 +64,8 @@ def test_requests_that_come_together_are_computed_together(server: Running, smal
     assert float(rows["googlenet_batch_pictures_sum"]) > float(rows["googlenet_batch_pictures_count"])
 
 
-def offline_bytes(run: Path, data: bytes) -> dict[str, float]:
+def plainly(checkpoint: Checkpoint, data: bytes) -> dict[str, float]:
     """The network's answer to a picture of its own size, without any of the package's reading."""
-    checkpoint = load(run)
     rows = np.asarray(Image.open(io.BytesIO(data)), dtype=np.float32) / 255
     mean, std = np.float32(checkpoint.preprocess.mean), np.float32(checkpoint.preprocess.std)
     with torch.inference_mode():
@@ -90,18 +90,18 @@ def test_explained(client: httpx.Client, small_run: Path, pictures: list[Path]) 
         assert np.mean(values) + bias == pytest.approx(checkpoint.model(batch)[0, number].item(), abs=1e-4)
         sides = {Image.open(io.BytesIO(base64.b64decode(found[kind].partition(",")[2]))).size
                  for kind in ("picture", "heat", "overlay")}  # fmt: skip
-        assert sides == {(480, 480)}
-        seen = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2]))).resize((40, 40), 0)
-        assert np.abs(np.asarray(seen, dtype=float) - np.asarray(picture.resize((40, 40), 2))).max() <= 2
+        assert sides == {(448, 448)}
+        seen = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2]))).resize((64, 64), 0)
+        assert np.abs(np.asarray(seen, dtype=float) - np.asarray(picture.resize((64, 64), 2))).max() <= 2
     only = client.post("/v1/explain", files={"image": png()}, headers={"accept": "image/png"})
-    assert only.headers["content-type"] == "image/png" and Image.open(io.BytesIO(only.content)).size == (480, 480)
+    assert only.headers["content-type"] == "image/png" and Image.open(io.BytesIO(only.content)).size == (448, 448)
 
 
 def test_models(client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()["models"]
     assert [one["name"] for one in listed] == ["small", "again"]
     assert listed[0]["classes"] == ["cat", "dog", "bird", "fish", "fox"]
-    assert (listed[0]["size"], listed[0]["min_size"], listed[0]["channels"]) == (40, 31, 3)
+    assert (listed[0]["size"], listed[0]["min_size"], listed[0]["channels"]) == (64, 31, 3)
     assert client.get("/v1/models/again").json() == listed[1]
     answer = client.post("/v1/predict?model=again", content=png(), headers={"content-type": "image/png"}).json()
     assert answer["model"] == "again"

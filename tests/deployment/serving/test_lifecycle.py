@@ -117,39 +117,35 @@ def offline_of(run: Path, folder: Path) -> dict[str, float]:
     return answer
 
 
-def test_what_has_been_sent_is_answered(small_run: Path) -> None:
+def test_what_has_been_sent_is_answered(small_run: Path, tmp_path: Path) -> None:
     """A signal while requests wait in the queue: all of them are answered, on connections that then close."""
 
     async def ask(server: Running) -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as asking:
+        key = {"x-api-key": "from-file"}
+        async with httpx.AsyncClient(base_url=server.url, timeout=30, headers=key) as asking:
             posts = [asyncio.create_task(asking.post("/v1/predict", files={"image": png()})) for _ in range(9)]
             await asyncio.sleep(0.3)
-            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGINT)
             await asyncio.sleep(0.1)
             ready = await asking.get("/v2/health/ready")
             assert ready.status_code == 503 and ready.headers["connection"] == "close"
             return list(await asyncio.gather(*posts))
 
-    with served(f"a={small_run}", "--max-wait", "700", "--max-batch", "64") as server:
+    (tmp_path / "key").write_text("from-file\n")
+    options = ["--max-wait", "700", "--max-batch", "64", "--api-key-file", tmp_path / "key"]
+    with served(small_run, *options) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        listed = [
+            httpx.get(f"{server.url}/v1/models", headers={"x-api-key": key}) for key in ("", "other", "from-file")
+        ]
+        assert [answer.status_code for answer in listed] == [401, 401, 200]
+        assert listed[2].json()["models"][0]["name"] == "small", "a run is called as its folder is"
         answers = asyncio.run(ask(server))
         assert [answer.status_code for answer in answers] == [200] * 9
         assert {answer.headers["connection"] for answer in answers} == {"close"}
         assert server.process.wait(20) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/healthz")
-
-
-def test_key_from_a_file_and_from_the_environment(small_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("from-file\n")
-    with served(small_run, "--api-key-file", tmp_path / "key") as server:
-        listed = [
-            httpx.get(f"{server.url}/v1/models", headers={"x-api-key": key}) for key in ("", "other", "from-file")
-        ]
-        assert [answer.status_code for answer in listed] == [401, 401, 200]
-        assert listed[2].json()["models"][0]["name"] == "small", "a run is called as its folder is"
-        assert server.url.startswith("http://127.0.0.1:")
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(20) == 0
 
 
 @pytest.mark.parametrize(

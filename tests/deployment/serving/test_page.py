@@ -69,7 +69,7 @@ def drop(page: Page, name: str, kind: str, data: bytes) -> None:
 def answered(page: Page) -> list[tuple[str, float]]:
     """The classes and their percentages, when everything is there: the map and the sizes too."""
     expect(page.locator("#several")).to_be_visible()
-    assert page.locator("#heat").evaluate("img => img.decode().then(() => img.naturalWidth)") == 480
+    assert page.locator("#heat").evaluate("img => img.decode().then(() => img.naturalWidth)") == 448
     rows = page.locator("#classes .name").all()
     return [(row.locator("span").first.inner_text(), float(row.locator(".number").inner_text()[:-2])) for row in rows]
 
@@ -88,7 +88,7 @@ def test_by_click_and_by_drop(browser: Browser, server: Running, small_run: Path
     ]
     assert widths == pytest.approx(list(first.values()), abs=0.05)
     assert page.locator("#legend dt").all_inner_texts() == ["Decode", "Queue", "Compute", "On the way"]
-    assert page.locator("#sizes tr td:first-child").all_inner_texts() == ["31", "40", "50", "60"]
+    assert page.locator("#sizes tr td:first-child").all_inner_texts() == ["48", "64", "80", "96"]
     page.locator("#several").evaluate("section => { section.hidden = true; }")
     drop(page, "dropped.webp", "image/webp", pictures[3].read_bytes())
     expect(page.locator("#status")).to_contain_text("dropped.webp")

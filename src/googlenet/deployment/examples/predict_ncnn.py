@@ -35,7 +35,8 @@ net.load_param(str(HERE / PARAM))
 net.load_model(str(HERE / WEIGHTS))
 for name in sys.argv[1:]:
     extractor = net.create_extractor()
-    extractor.input(net.input_names()[0], ncnn.Mat(pixels(name)[0].astype(np.float32)).clone())
+    array = pixels(name)[0].astype(np.float32)  # named, so that it lives until ncnn has its copy
+    extractor.input(net.input_names()[0], ncnn.Mat(array).clone())
     answer = np.array(extractor.extract(net.output_names()[0])[1])
     if ABOUT["output"]["kind"] == "logits":
         answer = np.exp(answer - answer.max()) / np.exp(answer - answer.max()).sum()

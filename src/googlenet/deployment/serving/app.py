@@ -13,6 +13,7 @@ from .errors import add_error_handlers, error_response
 from .gate import Gate
 from .limits import Stay
 from .models import Model
+from .openinference import name_of_model
 from .overlay import png_of
 from .page import PAGE, PAGE_HEADERS, documentation
 from .requests import BODY, read_question
@@ -98,18 +99,20 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
+    named = name_of_model(service)
+
     @app.get("/v1/models", summary="The models, their classes and sizes", tags=["models"])
     async def models() -> dict[str, Any]:
         """The models of this server; the first answers where a request names none."""
         return {"models": [describe(model, service) for model in service.models.all()]}
 
     @app.get("/v1/models/{name}", summary="One model", tags=["models"])
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str = named) -> dict[str, Any]:
         """Its version, engine, classes and sizes."""
         return describe(service.models.get(name), service)
 
     @app.post("/v1/models/{name}/reload", summary="Read a model again", tags=["models"])
-    async def reload(name: str) -> dict[str, Any]:
+    async def reload(name: str = named) -> dict[str, Any]:
         """Take what is on disk now for the next version. Where that fails (409) the old one stays."""
         return describe(await service.models.reload(name), service)
 

@@ -67,6 +67,7 @@ class _Passage:
         self.gate, self.scope = gate, scope
         self._receive, self._send = receive, send
         self.came = 0  # bytes of the body
+        self.stay: Stay | None = None
         self.complete = scope["method"] in ("GET", "HEAD")
         self.status: int | None = None
         self.answered = False
@@ -75,7 +76,7 @@ class _Passage:
         gate, started = self.gate, time.perf_counter()
         try:
             with gate.room.stay() as stay:
-                self.scope.setdefault("state", {})["stay"] = stay
+                self.scope.setdefault("state", {})["stay"] = self.stay = stay
                 async with asyncio.timeout(gate.limits.timeout):
                     self.admit(stay)
                     await gate.app(self.scope, self.receive, self.send)
@@ -87,7 +88,7 @@ class _Passage:
                 error_response(504 if self.complete else 408, f"{what} within {gate.limits.timeout:g} s")
             )
         except Exception:
-            log.exception("%s %s", self.scope["method"], self.scope["path"])
+            log.exception("%s %r", self.scope["method"], self.scope["path"])
             await self.refuse(error_response(500, "something is wrong in the server; its log says what"))
         finally:
             route = getattr(self.scope.get("route"), "path", "none")
@@ -120,6 +121,8 @@ class _Passage:
             self.complete = not message.get("more_body", False)
             if self.came > self.gate.limits.max_bytes:
                 raise self.too_large()
+            if self.stay is not None and self.came > self.stay.memory:  # a body of unannounced length
+                self.stay.take(memory=self.came - self.stay.memory)
         return message
 
     async def send(self, message: Message) -> None:
@@ -138,7 +141,7 @@ class _Passage:
     async def refuse(self, response: Response) -> None:
         """Answer with an error, unless an answer has begun."""
         if self.status is not None:
-            log.warning("%s %s: cut short", self.scope["method"], self.scope["path"])
+            log.warning("%s %r: cut short", self.scope["method"], self.scope["path"])
             return
         await response(self.scope, self._receive, self.send)
 

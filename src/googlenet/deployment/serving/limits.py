@@ -27,7 +27,7 @@ class Limits:
     max_bytes: int = 20 * MEGABYTE
     max_pictures: int = 32
     max_sizes: int = 8
-    max_pixels: int = 25 * MEGABYTE
+    max_pixels: int = 25_000_000
     max_size: int = 1024
     timeout: float = 30.0
 

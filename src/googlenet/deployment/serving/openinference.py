@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
@@ -91,9 +91,16 @@ def router(service: Service, gate: Gate, version: str) -> APIRouter:
     return routes
 
 
+def name_of_model(service: Service) -> Any:
+    """A part of an address that names a model; the OpenAPI document says which there are."""
+    return Path(description="A model of this server", json_schema_extra={"enum": list(service.models.places)})
+
+
 def _add_model(routes: APIRouter, path: str, service: Service) -> None:
+    named = name_of_model(service)
+
     @routes.get(path, summary="What a model takes and gives")
-    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
+    async def metadata(name: str = named, version: str | None = None) -> dict[str, Any]:
         """Its tensors; -1 stands for any number."""
         model = _version(service, name, version)
         count = len(model.engine.classes)
@@ -107,12 +114,12 @@ def _add_model(routes: APIRouter, path: str, service: Service) -> None:
         }
 
     @routes.get(path + "/ready", summary="Whether a model answers")
-    async def ready(name: str, version: str | None = None) -> dict[str, Any]:
+    async def ready(name: str = named, version: str | None = None) -> dict[str, Any]:
         """200 where it does."""
         return {"name": _version(service, name, version).name, "ready": True}
 
     @routes.post(path + "/infer", summary="Pixels to logits and probabilities", openapi_extra={"requestBody": _BODY})
-    async def infer(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    async def infer(request: Request, name: str = named, version: str | None = None) -> dict[str, Any]:
         """Raw pixels, sized as you like from the model's minimum up; nothing is cut, resized or normalised by you."""
         model = _version(service, name, version)
         body = await request.body()

@@ -48,8 +48,13 @@ def documentation(document: dict[str, Any]) -> str:
             takes = f"<p class='soft'>Takes {html.escape(', '.join(kinds))}</p>" if kinds else ""
             sections.append(
                 f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>"
-                f"<p><b>{html.escape(about.get('summary', ''))}.</b> {html.escape(about.get('description', ''))}</p>"
+                f"<p><b>{html.escape(about.get('summary', ''))}.</b> {_text(about.get('description', ''))}</p>"
                 f"{takes}</section>"
             )
     about = document["info"].get("description", "")
     return _DOCUMENTATION.format(style=_STYLE, about=html.escape(about), sections="\n".join(sections))
+
+
+def _text(marked: str) -> str:
+    """A docstring as HTML: `names` as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(marked))
