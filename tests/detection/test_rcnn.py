@@ -14,7 +14,7 @@ from googlenet.data.preprocess import Preprocess
 from googlenet.detection.dataset import Picture
 from googlenet.detection.multibox import MultiBox
 from googlenet.detection.proposals import Search, selective_search
-from googlenet.detection.rcnn import RegionDetector, RegionNetwork
+from googlenet.detection.rcnn import RegionClassifier, RegionDetector, RegionNetwork
 from googlenet.detection.region_loss import RegionBatch, region_batch, region_loss
 from googlenet.detection.scenes import Scenes, draw_scene
 from googlenet.training.recipe import Detection, Loss, Regions
@@ -125,6 +125,16 @@ def test_pictures_answer_alone_as_together(detector: RegionDetector, scenes: lis
         assert len(found.boxes) == 100 and (found.scores.diff() <= 0).all()
         assert found.boxes[:, 2].max() <= picture.shape[2] and found.boxes[:, 3].max() <= picture.shape[1]
     assert detector([]) == []
+
+
+def test_the_classifier_in_use_answers_as_the_network_does(scenes: list[Picture], proposals: list[Tensor]) -> None:
+    model, regions = network().eval(), batch_of(scenes, proposals).regions
+    torch.nn.init.normal_(model.regressor.weight)
+    with torch.inference_mode():
+        slow, quick = model(regions), RegionClassifier(model.train())(regions)
+    assert torch.allclose(slow.logits, quick.logits, atol=1e-4)
+    assert torch.allclose(slow.changes, quick.changes, atol=1e-3)
+    assert model.training and model.backbone.training
 
 
 def test_networks_are_averaged_before_the_suppression(
