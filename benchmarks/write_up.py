@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sections import deployment, evaluation, family, regions, training
+from sections import deployment, detection, evaluation, family, regions, training
 from sections.markdown import Found
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +19,7 @@ PAGES = {
     "family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
     "deployment": "deploy.md", "export_parity": "deploy.md", "serving": "serving.md", "hostile": "serving.md",
     "ray_predict": "serving.md",
+    "detection": "detection.md",
     "rcnn": "detection-rcnn.md",
 }  # fmt: skip
 IMAGES = DOCS / "images"
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "serving": deployment.serving,
     "hostile": deployment.hostile,
     "ray_predict": deployment.ray_predict,
+    "detection": detection.detection,
     "rcnn": regions.rcnn,
 }
 

@@ -39,14 +39,10 @@ def ensemble(found: Found) -> str:
         ],
     )  # fmt: skip
     members = ", ".join(f"{member['top1']['1']:.4f}" for member in found["members"])
-    trained = sum(member["seconds"] for member in found["members"])
     text = (
         f"{grid}\n\nTop-1 error with its 95 % interval / top-5 error, on {found['images']:,} test pictures.\n\n"
         f"{gains}\n\nThe first network's crops, scale by scale, top-1 accuracy (each with its mirror image):\n\n"
-        f"{scales}\n\nThe members alone, 1 crop: {members}. Trained in {trained:.0f} s together; "
-        "a network's answers took "
-        + ", ".join(f"{seconds} s with {count}" for count, seconds in found["seconds_a_network"].items())
-        + f" crops, in {found['precision']}. {found['threads']} threads, torch {found['torch']}."
+        f"{scales}\n\nThe members alone, 1 crop: {members}. Answers in {found['precision']}, torch {found['torch']}."
     )
     if speed := found.get("speed"):
         text += (
