@@ -61,7 +61,7 @@ def predict_in_parts(
     left = [{"part": number, "paths": one} for number, one in enumerate(parts) if not part_file(out, number).exists()]
     if left:
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
         data = ray.data.from_items(left, override_num_blocks=len(left))

@@ -1,5 +1,6 @@
 """The application of `serving` under Ray Serve: replicas, on one machine or many, as many as there is work for."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,12 +52,14 @@ def run_under_ray(application: Any, host: str, port: int) -> Callable[[], None]:
     import ray
     from ray import serve
 
-    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False, logging_level="warning")
+    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
     serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
     serve.run(application, name="googlenet", route_prefix="/")
 
+    cluster: Any = ray  # whose shutdown has no types
+
     def stop() -> None:
         serve.shutdown()
-        ray.shutdown()
+        cluster.shutdown()
 
     return stop
