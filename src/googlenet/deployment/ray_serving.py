@@ -56,10 +56,10 @@ def run_under_ray(application: Any, host: str, port: int) -> Callable[[], None]:
     serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
     serve.run(application, name="googlenet", route_prefix="/")
 
-    cluster: Any = ray  # whose shutdown has no types
+    running: list[Any] = [serve, ray]  # their ends have no types
 
     def stop() -> None:
-        serve.shutdown()
-        cluster.shutdown()
+        for one in running:
+            one.shutdown()
 
     return stop
