@@ -68,10 +68,20 @@ def serve(arguments: list[str], page: Path, desk: Path) -> None:
 RUN = [page for page in PAGES if commands(page) and page not in TRANSLATIONS]
 
 
+def words(line: str) -> list[str]:
+    """A command without its name and its comment."""
+    return shlex.split(line, comments=True)[1:]
+
+
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_commands(page: Path, desk: Path) -> None:
+    # What the README shows of another page's subject, word for word, is run with that page.
+    others = [other for other in RUN if other != page and page.name == "README.md"]
+    elsewhere = [words(line) for other in others for line in commands(other)]
     for line in commands(page):
-        arguments = shlex.split(line, comments=True)[1:]
+        arguments = words(line)
+        if arguments in elsewhere and arguments[0] != "train":
+            continue
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += [*SHORT, *(FEW_SCENES if arguments[1].startswith("scenes-") else [])]
         if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:

@@ -116,16 +116,16 @@ def test_an_interrupted_run_on_shards_goes_on_to_the_same_weights(
     ])  # fmt: skip
     fit(recipe, tmp_path / "whole", progress=False)
 
-    from googlenet.training import loop
+    from googlenet.training import task
 
-    made = loop.training_batch
+    made = task.training_batch
 
     def broken(*args: object, step: int, **options: object) -> object:
         if step == 5:
             raise KeyboardInterrupt
         return made(*args, step=step, **options)
 
-    monkeypatch.setattr(loop, "training_batch", broken)
+    monkeypatch.setattr(task, "training_batch", broken)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, tmp_path / "cut", progress=False)
     monkeypatch.undo()
