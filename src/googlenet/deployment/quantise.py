@@ -25,8 +25,8 @@ from .engine import Engine
 from .order import INPUT, needed
 from .parity import whole_numbers
 
-# Pictures that an int8 file is judged on, beside those that the ranges are measured on: of fewer, a loss of 0.003 could
-# not be told from chance. Of these so many tell how much a layer disturbs the logits.
+# Pictures that an int8 file is judged on, beside those that the ranges are measured on: of fewer, a loss of 0.003
+# could not be told from chance. Of these so many tell how much a layer disturbs the logits.
 JUDGED, DISTURBED = 4000, 500
 # Of the loss that is allowed in all, what the judged pictures may show before a layer is looked for.
 SHARE = 0.75
