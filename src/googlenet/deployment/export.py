@@ -176,7 +176,7 @@ def _compared(
             )
     report: dict[str, Any] = {
         "compared": "probabilities" if description.softmax else "logits",
-        "against": f"the network in PyTorch {torch.__version__}, with its normalisation outside, in float32 or, where "
+        "against": f"the network in PyTorch {torch.__version__}, normalised outside, in float32 or, where "
         "that rounds too coarsely, float64",
         "pictures": len(pictures.sample),
         "bound": parity.BOUND,
