@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 TRANSLATIONS = {ROOT / "docs" / "tour.zh-CN.md": ROOT / "docs" / "tour.md"}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORT = ["--data.limit=200", "--epochs=1", "--min_steps=4"]
-FEW_SCENES = ["--data.source=scenes:train=24,test=8", "--data.validation=0"]
+FEW_SCENES = ["--data.source=scenes:train=12,test=4", "--data.validation=0"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -87,9 +87,9 @@ def test_commands(page: Path, desk: Path) -> None:
         if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
             arguments += [*SHORT, "--members=2", "--model.width=0.25"]
         if arguments[0] == "evaluate" and ("--limit" not in arguments or "--crops" in arguments):
-            arguments += ["--limit", "20" if "--crops" in arguments else "200"]
+            arguments += ["--limit", "20" if "--crops" in arguments else "60"]
         if arguments[0] == "explain" and "--limit" not in arguments:
-            arguments += ["--limit", "40"]
+            arguments += ["--limit", "20"]
         if "--ray" in arguments and importlib.util.find_spec("ray") is None:
             continue
         if arguments[0] == "serve":

@@ -32,7 +32,7 @@ from googlenet.training.task import Classification
 # Everything that has a random state or a moving average of its own.
 EVERYTHING = (
     "--ema=0.9 --model.dropout=0.3 --model.aux=true --augment.shift=2 --size.kind=random --size.train=[16,20]"
-    " --optimiser.clip=1 --epochs=3 --data.limit=640"
+    " --optimiser.clip=1 --epochs=3 --data.limit=384"
 ).split()
 
 
@@ -55,9 +55,9 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(attempt: int, uninter
     # A state at every step or two, so that the kill often falls into the writing of one.
     process = started(run, *flags, "--checkpoint_minutes=0.001")
     rng = random.Random(f"{attempt} {time.time()}")
-    after = rng.randint(1, 25)
+    after = rng.randint(1, 14)
     while process.poll() is None and _steps_done(run) < after:
-        time.sleep(0.005)
+        time.sleep(0.02)
     time.sleep(rng.uniform(0, 0.1))
     process.kill()
     process.wait(60)
