@@ -93,10 +93,13 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=8000, help="training scenes (default 8000)")
     parser.add_argument("--test", type=int, default=1000, help="test scenes (default 1000)")
     parser.add_argument("--epochs", type=float, help="of scenes-fpn (default: the recipe's)")
-    parser.add_argument("--ablation-epochs", type=float, help="of the other cases (default: as many)")
-    parser.add_argument("--cases", nargs="*", default=list(CASES), metavar="CASE", help="what to train of ours")
+    parser.add_argument(
+        "--ablation-epochs", type=float,
+        help="a shorter training for the cases side by side, the pyramid's again (default: as many as of scenes-fpn)",
+    )  # fmt: skip
+    parser.add_argument("--cases", nargs="*", default=list(CASES), metavar="CASE", help="what is laid side by side")
     parser.add_argument("--run", help="a trained run of scenes-fpn, in place of training it")
-    parser.add_argument("--peer-seconds", type=float, help="for the peer (default: as many as scenes-fpn took)")
+    parser.add_argument("--peer-seconds", type=float, help="for the peer (default: as many as scenes-fpn took here)")
     parser.add_argument("--peer-size", type=int, default=320, help="the peer's picture size (default 320, its own)")
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
     parser.add_argument("--sizes", type=int, nargs="*", default=[160, 192, 224], help="of the test at several sizes")
@@ -110,12 +113,18 @@ def main() -> None:
     pictures = data.test
     pixels = [picture.read(1) for picture in pictures]
     rows, seconds, first = [], options.peer_seconds, None
-    for number, name in enumerate(options.cases):
+    whole, *others = CASES
+    short = options.ablation_epochs
+    plan = [(whole, whole, options.epochs)]
+    if short:
+        plan += [(f"{name}, {short:g} epochs", name, short) for name in options.cases]
+    else:
+        plan += [(name, name, options.epochs) for name in options.cases if name in others]
+    for number, (title, name, epochs) in enumerate(plan):
         if number == 0 and options.run:
-            place, took = Path(options.run), None
+            place, took = Path(options.run), seconds
         else:
             flags = [f"--model.weights={start}", f"--data.source={source}", *CASES[name]]
-            epochs = options.epochs if not CASES[name] else options.ablation_epochs or options.epochs
             flags += [f"--epochs={epochs}"] if epochs else []
             fitted = googlenet.fit(googlenet.read_recipe("scenes-fpn", flags), work / f"case-{number}")
             place, took = fitted.run, round(fitted.seconds, 1)
@@ -123,11 +132,11 @@ def main() -> None:
         asked = time.perf_counter()
         found = detect(run.model, run.preprocess, pixels)
         answered = round(len(pixels) / (time.perf_counter() - asked), 1)
-        rows.append(row(name, pictures, found, data.classes, seconds=took, images_per_second=answered))
+        rows.append(row(title, pictures, found, data.classes, seconds=took, images_per_second=answered))
         if number == 0:
             first, seconds = run, seconds or took
             merged = detect(run.model, run.preprocess, pixels, options.sizes)
-            rows.append(row(f"{name}, tested at {options.sizes}", pictures, merged, data.classes, seconds=took))
+            rows.append(row(f"{title}, tested at {options.sizes}", pictures, merged, data.classes, seconds=took))
     if not options.no_peer and seconds:
         batch, rate = 16, 1e-3
         peer = train_peer(data.train, len(data.classes), options.peer_size, seconds, batch, rate)

@@ -54,6 +54,14 @@ def test_summary_gives_the_papers_counts() -> None:
     assert [stage["output"] for stage in stages] == shapes
 
 
+def test_summary_of_a_run(smoke_run: Path) -> None:
+    found = googlenet("summary", smoke_run, "--json")
+    assert found.code == 0, found.err
+    assert found.json["size"] == 16
+    assert found.json["layers"][-1]["output"] == [1, 10]
+    assert "leave out" in googlenet("summary", smoke_run, "--aux").err
+
+
 def test_summary_as_a_table() -> None:
     out = googlenet("summary", "googlenet").out
     for word in ("inception_4e", "1 x 832 x 14 x 14", "868,352", "169,996,288", "427", "AlexNet", "8.73"):

@@ -1,6 +1,6 @@
 """Exported files, and the server. One function per benchmark: its JSON as Markdown."""
 
-from .markdown import Found, table
+from .markdown import Found, counted, table
 
 
 def deployment(found: Found) -> str:
@@ -36,8 +36,9 @@ def deployment(found: Found) -> str:
         f"pictures); layers left in float32: {kept};\n"
         f"- torchvision's network in plain PyTorch takes **{r['eager_to_float32']}** times as long as our float32, "
         f"**{r['eager_to_int8']}** times as long as our int8.\n\n"
-        f"224 px, {found['threads']} threads, {found['rounds']} rounds of {found['seconds'] / found['rounds']:g} s, "
-        f"each side a process of its own; {', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"224 px, {counted(found['threads'], 'thread')}, {found['rounds']} rounds of "
+        f"{found['seconds'] / found['rounds']:g} s, each side a process of its own; "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
         f"{found['cpu_capability']}."
     )
 
@@ -68,7 +69,7 @@ def serving(found: Found) -> str:
     engine = " and ".join(str(rate) for rate in found["engine_pictures_per_second"])
     return (
         f"`{found['model']}` at {found['size']} px, {found['connections']} connections, batches of at most "
-        f"{found['batch']}, {found['threads']} threads: **{found['pictures_per_second']} pictures/s**; "
+        f"{found['batch']}, {counted(found['threads'], 'thread')}: **{found['pictures_per_second']} pictures/s**; "
         f"the engine alone, before and after, {engine}: a ratio of {found['ratio']}. Resident memory along the load: "
         f"{', '.join(map(str, found['memory_mb']))} MB. Exit code after SIGTERM: {found['exit_code']}.\n\n"
         + table(["load", "seconds", "answers", "wrong", "lost"], rows)

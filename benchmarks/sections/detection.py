@@ -1,6 +1,6 @@
 """Objects: the pyramid against torchvision's detector, and its parts with and without."""
 
-from .markdown import Found, table
+from .markdown import Found, counted, table
 
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "recall")
 
@@ -15,7 +15,7 @@ def detection(found: Found) -> str:
     head = ["", "AP", "AP50", "AP75", "small", "medium", "large", "recall", "training, s"]
     text = (
         f"{table(head, rows)}\n\n{found['train']:,} training scenes, {found['test']:,} test scenes; "
-        f"{found['threads']} threads, torch {found['torch']}."
+        f"{counted(found['threads'], 'thread')}, torch {found['torch']}."
     )
     if found["export"] is None:
         return text

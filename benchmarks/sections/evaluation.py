@@ -1,6 +1,6 @@
 """Several networks and crops; where class maps point. One function per benchmark: its JSON as Markdown."""
 
-from .markdown import Found, table
+from .markdown import Found, counted, table
 
 
 def ensemble(found: Found) -> str:
@@ -68,5 +68,5 @@ def cam_peak(found: Found) -> str:
         f"top-1 on them {found['top1']:.3f}. "
         f"On as many further scenes of the training part, by which the settings were chosen, "
         f"{found['inside_training_part']:.3f}. Trained on {found['train']:,} scenes in {found['seconds']:.0f} s; "
-        f"{found['threads']} threads, torch {found['torch']}; one seed."
+        f"{counted(found['threads'], 'thread')}, torch {found['torch']}; one seed."
     )

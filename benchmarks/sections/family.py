@@ -1,6 +1,6 @@
 """The members of the family. One function per benchmark: its JSON as Markdown."""
 
-from .markdown import Found, table
+from .markdown import Found, counted, table
 
 # Single network, single crop, top-1 / top-5 error in per cent: "Going Deeper" table 2, "Rethinking" table 3,
 # "Inception-v4" table 2.
@@ -37,8 +37,9 @@ def family(found: Found) -> str:
         "seconds",
     ]
     return (
-        f"{table(head, rows)}\n\n{found['threads']} threads, torch {found['torch']}, {found['cpu_capability']}. "
-        f"Speeds are medians of {found['rounds']} rounds; the budget's seeds: {', '.join(map(str, found['seeds']))}. "
+        f"{table(head, rows)}\n\n{counted(found['threads'], 'thread')}, torch {found['torch']}, "
+        f"{found['cpu_capability']}. Speeds are medians of {found['rounds']} rounds; the budget's seeds: "
+        f"{', '.join(map(str, found['seeds']))}. "
         f"The ratio is to {found['peer']} in the same rounds, {found['peer_milliseconds']} ms."
     )
 

@@ -1,6 +1,6 @@
 """R-CNN: its parts, each with and without. One function per benchmark: its JSON as Markdown."""
 
-from .markdown import Found, table
+from .markdown import Found, counted, table
 
 
 def rcnn(found: Found) -> str:
@@ -18,5 +18,6 @@ def rcnn(found: Found) -> str:
     return (
         f"{table(head, rows)}\n\n{found['scenes']:,} test scenes; {found['networks']} networks of "
         f"{found['epochs']:g} epochs over {found['training_scenes']:,} scenes{trained}. The seconds are of the "
-        f"classification alone. {found['threads']} threads, {found['cores']} cores, torch {found['torch']}."
+        f"classification alone. {counted(found['threads'], 'thread')}, {found['cores']} cores, "
+        f"torch {found['torch']}."
     )

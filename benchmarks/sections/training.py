@@ -1,6 +1,6 @@
 """Training: speed, accuracy, sizes, folders. One function per benchmark: its JSON as Markdown."""
 
-from .markdown import Found, table
+from .markdown import Found, counted, table
 
 
 def throughput(found: Found) -> str:
@@ -14,7 +14,7 @@ def throughput(found: Found) -> str:
     ]  # fmt: skip
     head = ["size", "textbook, images/s", "ours, images/s", "ratio (range)", "share of a matrix product's speed"]
     return (
-        f"{table(head, rows)}\n\n{found['threads']} threads, torch {found['torch']}, "
+        f"{table(head, rows)}\n\n{counted(found['threads'], 'thread')}, torch {found['torch']}, "
         f"a 4096-cube float32 product at {found['product_gflops']} GFLOP/s; medians of {found['rounds']} interleaved "
         f"rounds of {found['steps_per_round']} steps, each side in a process of its own."
     )
@@ -29,7 +29,8 @@ def time_to_accuracy(found: Found) -> str:
         f"{table(['seed', 'test top-1', 'seconds, all counted'], rows)}\n\n"
         f"The textbook's 10 epochs in the same call: {found['textbook_seconds_extrapolated']:,.0f} s, extrapolated "
         f"from {found['textbook_measured_steps']} measured steps of {found['textbook_step_seconds']} s (median). "
-        f"**Ratio: {found['ratio']}.** {found['threads']} threads, torch {found['torch']}, {found['cpu_capability']}."
+        f"**Ratio: {found['ratio']}.** {counted(found['threads'], 'thread')}, torch {found['torch']}, "
+        f"{found['cpu_capability']}."
     )
 
 

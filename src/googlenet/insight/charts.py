@@ -3,20 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .depth import HeadRow, Probe
-from .drawing import MARKS, PALETTE, grid, png, sheet
+from .drawing import MARKS, PALETTE, grid, png, readable_on, sheet
 from .filters import Fit, values
 from .gradients import Depth
 from .paths import Contributions
 from .units import Blocks
 
 ACROSS = 8  # filters in a row
+# Of numbers of either sign: white is zero, and what is no filter is grey. Red and green are not in it.
+SIGNED = matplotlib.colormaps["PuOr_r"].with_extremes(bad="#9ca3af")
 
 
 def draw_filters(filters: Tensor, fits: Sequence[Fit], chance: Sequence[Fit]) -> bytes:
@@ -35,8 +39,8 @@ def draw_filters(filters: Tensor, fits: Sequence[Fit], chance: Sequence[Fit]) ->
         (filters, closest),
         strict=True,
     ):
-        drawn = axis.imshow(_mosaic(tiles[order], filters[order]), cmap="viridis", vmin=-1, vmax=1)
-        axis.set(title=title, xlabel="pixels", ylabel="pixels")
+        drawn = axis.imshow(_mosaic(tiles[order], filters[order]), cmap=SIGNED, vmin=-1, vmax=1)
+        axis.set(title=title, xlabel=f"{ACROSS} in a row, each of {height}x{width} pixels", xticks=[], yticks=[])
         axis.title.set_fontsize(9)
     if filters.shape[1] == 1:
         top.colorbar(drawn, ax=top.axes, label="weight / the filter's largest", shrink=0.8)
@@ -83,8 +87,8 @@ def draw_paths(found: Contributions) -> bytes:
         bars = left.barh(
             places, [r.share for r in rows], left=[starts[r.block] for r in rows], color=colour, label=path
         )
-        left.bar_label(bars, [f"{r.share:.0%}" if r.share > 0.11 else "" for r in rows], label_type="center",
-                       color="white", fontsize=7)  # fmt: skip
+        left.bar_label(bars, [f"{r.share:.0%}" if r.share > 0.07 else "" for r in rows], label_type="center",
+                       color=readable_on(colour), fontsize=7)  # fmt: skip
         for row in rows:
             starts[row.block] += row.share
         shift = 0.6 * ((number + 0.5) / len(paths) - 0.5)
@@ -92,11 +96,12 @@ def draw_paths(found: Contributions) -> bytes:
                        ms=5, lw=1, label=path)  # fmt: skip
     left.set_xlabel("share of the block's activation", fontsize=9)
     left.set(xlim=(0, 1), yticks=range(len(blocks)))
+    left.xaxis.set_major_formatter(PercentFormatter(1.0))
     left.set_yticklabels(blocks, fontsize=8)
     left.invert_yaxis()
     right.locator_params(axis="x", nbins=6)
     right.axvline(0, color="#6b7280", lw=0.8)
-    right.set(xlabel=f"top-1 lost without the path, of {found.top1:.3f}; bars: one standard error")
+    right.set(xlabel=f"top-1 (of {found.top1:.3f}) lost without the path, and its standard error")
     right.xaxis.label.set_fontsize(9)
     for axis in (left, right):
         grid(axis)
@@ -145,10 +150,13 @@ def draw_gradients(networks: Mapping[str, Sequence[Depth]]) -> bytes:
     return png(figure)
 
 
-def draw_units(matrix: NDArray[np.float64], blocks: Blocks, layer: str) -> bytes:
-    """The correlations' absolute values in the layer's own order, and clustered, with the blocks' outlines."""
+def draw_units(matrix: NDArray[np.float64], blocks: Blocks, layer: str, parts: Mapping[str, int]) -> bytes:
+    """The correlations' absolute values in the layer's own order, and clustered, with the blocks' outlines.
+
+    `parts` are the paths that the units belong to in the layer's own order, and how many of them each has.
+    """
     figure = sheet(4.4)
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = figure.subplots(1, 2)
     drawn: Any = None
     for axis, order, title in (
         (left, list(range(len(matrix))), f"{layer}: the layer's own order"),
@@ -161,7 +169,13 @@ def draw_units(matrix: NDArray[np.float64], blocks: Blocks, layer: str) -> bytes
         drawn = axis.imshow(np.abs(matrix[np.ix_(order, order)]), cmap="viridis", vmin=0, vmax=1)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("unit (channel), by position in the order")
-    left.set_ylabel("unit (channel)")
+    left.set_ylabel("unit (channel), by path" if parts else "unit (channel)")
+    if parts:
+        ends = np.cumsum(list(parts.values()))
+        left.set_yticks(ends - np.array(list(parts.values())) / 2, list(parts), fontsize=8)
+        for end in ends[:-1]:
+            left.axhline(end - 0.5, color="white", lw=0.8, ls="--")
+            left.axvline(end - 0.5, color="white", lw=0.8, ls="--")
     start = 0
     for size in blocks.sizes:
         right.add_patch(Rectangle((start - 0.5, start - 0.5), size, size, fill=False, ec="white", lw=0.9))

@@ -34,6 +34,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def readable_on(colour: str) -> str:
+    """Black or white, whichever is told better from a colour "#rrggbb" (contrast as WCAG 2 defines it)."""
+    red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in (red, green, blue)]
+    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (light + 0.05) > (light + 0.05) / 0.05 else "black"
+
+
 def grid(axis: Any) -> None:
     """The look of every chart."""
     axis.grid(color="#e3e7ec", lw=0.6)
@@ -83,20 +91,21 @@ def limits(maps: Sequence[Tensor]) -> tuple[float, float]:
 
 
 CAM_NOTE = """\
-Above: the map, one square
-a position. Below: over the
-picture, smoothed; + marks
-the peak.
+Above: the map, a square
+for each position. Below:
+over the picture, smoothed;
++ marks the peak.
 
-The mean of a map plus the
-class's bias is its logit."""
+The mean of a map plus
+the class's bias is its
+logit."""
 
 STAGES_NOTE = """\
-Above: Grad-CAM (0 or more).
-Below: activation x gradient
-(either sign). Each on its own
-scale, in logits; + marks the
-peak."""
+Each map on its own scale,
+in logits: Grad-CAM is 0 or
+more, activation x gradient
+of either sign.
++ marks the peak."""
 
 
 def _note(axis: Any, text: str) -> None:
@@ -119,6 +128,9 @@ def draw_cam(seen: Seen, titles: Sequence[str], maps: Tensor) -> bytes:
         top.set(xlabel="map position", xticks=_ticks(values.shape[-1]), yticks=_ticks(values.shape[-2]))
         overlay(bottom, seen, values, low, high)
         bottom.set(xlabel="pixels")
+        if column == 1:
+            top.set_ylabel("map position")
+            bottom.set_ylabel("pixels")
     figure.colorbar(
         axes[0, 1].images[0], ax=axes[:, 1:], label="what a position adds to the class (logit)", shrink=0.9
     )
@@ -129,7 +141,7 @@ def draw_stages(
     seen: Seen, title: str, stages: Sequence[str], cams: Sequence[Tensor], scores: Sequence[Tensor]
 ) -> bytes:
     """Grad-CAM and score map of each stage, over the picture; each on a scale of its own, shallow to deep."""
-    figure = sheet(4.0)
+    figure = sheet(4.2)
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots(2, len(stages) + 1, squeeze=False)
     show(axes[0, 0], seen)
@@ -137,12 +149,15 @@ def draw_stages(
     _note(axes[1, 0], STAGES_NOTE)
     for column, (stage, cam, score) in enumerate(zip(stages, cams, scores, strict=True), start=1):
         for axis, values in ((axes[0, column], cam), (axes[1, column], score)):
-            drawn = overlay(axis, seen, values, *limits([values]))
+            ends = limits([values])
+            drawn = overlay(axis, seen, values, *ends)
             bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", shrink=0.9, pad=0.02)
-            bar.ax.tick_params(labelsize=6)
-            bar.ax.locator_params(nbins=3)
-            axis.set(xticks=[], yticks=[])
+            bar.set_ticks(ends, labels=[f"{end:.2g}" for end in ends], fontsize=7)
+            axis.set(xticks=[0, seen.size[1]], yticks=[0, seen.size[0]])
+            axis.tick_params(labelsize=7)
         axes[0, column].set_title(f"{stage}\n{cam.shape[-2]}x{cam.shape[-1]} positions", fontsize=8)
+    axes[0, 1].set_ylabel("Grad-CAM\n(pixels)", fontsize=8)
+    axes[1, 1].set_ylabel("activation x gradient\n(pixels)", fontsize=8)
     return png(figure)
 
 

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from ..evaluation.report import PAGE, STYLE
 
-MORE_STYLE = "section img { width: 100%; max-width: 800px; height: auto; } section figure { margin: 0 0 1rem; }"
+MORE_STYLE = (
+    "section img { width: 100%; max-width: 800px; height: auto; } section pre { white-space: pre-wrap; } "
+    "section figure { margin: 0 0 1rem; }"
+)
 
 
 class Picture(NamedTuple):

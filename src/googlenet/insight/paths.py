@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..models.googlenet import Inception
 from ..models.network import Network
 from ..models.paths import Parallel, Residual
+from .stages import layer_of, outputs
 
 
 class PathRow(NamedTuple):
@@ -85,6 +86,18 @@ def _heard(ends: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def path_widths(model: Network, layer: str, pixels: Tensor) -> dict[str, int]:
+    """How many of the channels of `layer` each of its parallel paths gives, in the order in which they are joined.
+
+    None for a layer that does not join paths. `pixels` are normalised, (n, channels, height, width), any of them.
+    """
+    ends = path_ends(layer_of(model, layer))
+    with torch.inference_mode(), _heard(ends) as heard:
+        *_, (_, out) = outputs(model, pixels, upto=layer)
+    widths = {path: heard[path].shape[1] for path in ends}
+    return widths if sum(widths.values()) == out.shape[1] else {}
 
 
 def contributions(model: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> Contributions:

@@ -3,6 +3,7 @@
 import statistics
 from functools import partial
 
+import numpy as np
 import torch
 
 from ..insight import charts, depth, filters, gradients, paths, units
@@ -148,10 +149,15 @@ def units_answer(asked: Asked) -> Found:
     activity = units.correlations(units.layer_samples(asked.model, layer, asked.batches(split)))
     found = units.cluster(activity.matrix)
     noise = units.cluster(units.independent(len(activity.units), min(activity.samples, 5000)), len(found.sizes))
+    classes, channels = len(asked.checkpoint.classes), asked.checkpoint.preprocess.channels
+    model = build_model(asked.checkpoint.recipe, classes, channels)
+    before = units.correlations(units.layer_samples(model.to(asked.device).eval(), layer, asked.batches(split)))
+    untrained = units.cluster(before.matrix, len(found.sizes))
     figures = {
         "split": name, "layer": layer, "units": len(activity.units), "dead": activity.dead,
         "samples": activity.samples, "blocks": found.sizes, "held": found.held, "by_chance": found.by_chance,
         "independent": {"held": noise.held, "by_chance": noise.by_chance},
+        "untrained": {"units": len(before.units), "held": untrained.held, "by_chance": untrained.by_chance},
         "order": [activity.units[place] for place in found.order],
     }  # fmt: skip
     lines = [
@@ -159,11 +165,22 @@ def units_answer(asked: Asked) -> Found:
         f"{len(found.sizes)} blocks of {min(found.sizes)} to {max(found.sizes)} units hold {found.held:.3f} of the "
         f"squared correlation, {found.held / found.by_chance:.2f} times as much as in a random order "
         f"({found.by_chance:.3f})",
-        f"independent units, clustered alike: {noise.held:.3f}, {noise.held / noise.by_chance:.2f} times as much",
+        *(
+            f"{what}: {other.held:.3f}, {other.held / other.by_chance:.2f} times as much"
+            for what, other in (
+                ("the network before training", untrained),
+                ("independent units, clustered alike", noise),
+            )
+        ),
     ]
     if activity.dead:
         lines.append(f"{activity.dead} units never change and are left out")
+    pixels = next(iter(asked.batches(split)))[0][:2].to(asked.device)
+    stops = np.cumsum([0, *(widths := paths.path_widths(asked.model, layer, pixels)).values()])
+    alive = np.diff(np.searchsorted(activity.units, stops)).tolist()
     picture = Picture(
-        "units.png", charts.draw_units(activity.matrix, found, layer), f"Correlations of the units of {layer}."
+        "units.png",
+        charts.draw_units(activity.matrix, found, layer, dict(zip(widths, alive, strict=True))),
+        f"Correlations of the units of {layer}.",
     )
     return Found("Which units go together", figures, [picture], lines)

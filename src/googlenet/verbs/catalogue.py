@@ -1,5 +1,7 @@
 """``googlenet models`` and ``googlenet summary``: the networks, counted."""
 
+from pathlib import Path
+
 from .command import answer, verb_parser
 
 
@@ -30,19 +32,29 @@ def summary(argv: list[str]) -> None:
         "Layer table of a network: output shapes, parameters, multiply-adds, receptive fields.",
         "googlenet summary googlenet_d2l --size 96 --channels 1 --classes 10",
     )
-    parser.add_argument("model", help="a name that `googlenet models` lists")
+    parser.add_argument("model", help="a name that `googlenet models` lists, or a run")
     parser.add_argument("--size", type=int, help="input height and width in pixels (default: the model's own)")
-    parser.add_argument("--channels", type=int, default=3, help="input channels (default 3)")
-    parser.add_argument("--classes", type=int, default=1000, help="number of classes (default 1000)")
-    parser.add_argument("--aux", action="store_true", help="with the auxiliary classifiers")
+    parser.add_argument("--channels", type=int, help="input channels (default 3; a run has its own)")
+    parser.add_argument("--classes", type=int, help="number of classes (default 1000; a run has its own)")
+    parser.add_argument("--aux", action="store_true", help="with the auxiliary classifiers (a run has its own)")
     args = parser.parse_args(argv)
 
     from ..models.catalogue import create, spec
     from ..models.summary import alexnet_parameters, summarise
+    from ..training.checkpoint import load
 
-    size = spec(args.model).input_size if args.size is None else args.size
-    counted = summarise(create(args.model, args.classes, args.channels, args.aux), size)
-    alexnet = alexnet_parameters(args.classes)
+    if Path(args.model).is_dir():
+        if args.aux or args.channels is not None or args.classes is not None:
+            raise ValueError("a run has its own channels, classes and heads: leave out --channels, --classes, --aux")
+        run = load(args.model)
+        network, usual, classes = run.network, run.preprocess.size, len(run.classes)
+    else:
+        classes = 1000 if args.classes is None else args.classes
+        usual = spec(args.model).input_size
+        network = create(args.model, classes, 3 if args.channels is None else args.channels, args.aux)
+    size = usual if args.size is None else args.size
+    counted = summarise(network, size)
+    alexnet = alexnet_parameters(classes)
     document = {
         "model": args.model,
         "size": size,
@@ -60,7 +72,7 @@ def summary(argv: list[str]) -> None:
         lines.append(f"{row.name:<20}{shape:<22}{row.parameters:>12,}{row.macs:>16,}{row.receptive_field:>17,}")
     lines.append(f"{'total':<42}{counted.parameters:>12,}{counted.macs:>16,}")
     lines.append(
-        f"AlexNet, for {args.classes} classes too, has {alexnet:,} parameters: "
+        f"AlexNet, for {classes} classes too, has {alexnet:,} parameters: "
         f"{alexnet / counted.parameters:.2f} times as many"
     )
     answer(args.json, document, lines)
