@@ -11,57 +11,38 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import googlenet
-from googlenet.data.dataset import Split
-from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
 from googlenet.deployment import parity
 from googlenet.deployment.engines import open_engine
 from googlenet.deployment.export import Pictures, Trained, export
 from googlenet.errors import FailedError
 from googlenet.models.catalogue import MODELS
-from googlenet.training.layerwise import LayerwiseSGD
 
 Found = dict[str, float | str]
 
 FORMATS = ("onnx", "openvino", "ncnn", "torch")
-# What a member learns: pictures a step, and each step's share of a layer's weights.
-BATCH, RATE = 48, 0.005
-COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Thirty steps of each member, at its least size.
+BUDGET = ["--data.limit=1440", "--batch_size=48", "--model.pools=null"]
 
 
-def taught(name: str, data: Split, preprocess: Preprocess, steps: int) -> googlenet.Network:
-    """A member after so many steps at its least size (28 px at least), in evaluation mode."""
-    model = googlenet.create(name, 10, 3, dropout=0.0, aux=False).train()
-    optimiser = LayerwiseSGD(model.parameters(), RATE, momentum=0.9, nesterov=True)
-    size = max(model.min_size, 28)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 5, (steps - step) / 20)
-        rows = slice(step * BATCH, (step + 1) * BATCH)
-        pixels = F.interpolate(data.images[rows].float(), (size, size), mode="bilinear").expand(-1, 3, -1, -1)
-        optimiser.zero_grad()
-        F.cross_entropy(model(preprocess.normalise(pixels)), data.labels[rows]).backward()
-        optimiser.step()
-    return model.eval()
-
-
-def member(name: str, train: Split, sample: torch.Tensor, work: Path, options: argparse.Namespace) -> Found:
+def member(name: str, pictures: torch.Tensor, work: Path, threads: int) -> Found:
     """The largest difference by engine; where a format cannot say the network, why."""
-    size = MODELS[name].input_size
-    preprocess = Preprocess(size, 3, *COLOUR)
-    pictures = F.interpolate(sample.float(), (size, size), mode="bilinear").round().to(torch.uint8)
-    model = taught(name, train, preprocess, options.steps)
+    entry = MODELS[name]
+    flags = [*BUDGET, f"--model.name={name}", f"--size.train={max(entry.min_size, 28)}"]
+    fitted = googlenet.fit(googlenet.read_recipe("fashion-mnist-fast", flags), work / name, progress=False)
+    run = googlenet.load(fitted.run)
+    preprocess = replace(run.preprocess, size=entry.input_size)
     found: Found = {}
     for format in FORMATS:
-        trained = Trained(name, model, preprocess, tuple(map(str, range(10))))
+        trained = Trained(name, run.network, preprocess, run.classes)
         try:
-            done = export(trained, Pictures(pictures), work / f"{name}-{format}", [format], threads=options.threads)
+            done = export(trained, Pictures(pictures), work / f"{name}-{format}", [format], threads=threads)
             found |= done.description.max_error
         except (FailedError, ValueError) as error:
             found[format] = str(error)
@@ -92,19 +73,17 @@ def main() -> None:
     """Go through the catalogue."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--steps", type=int, default=30, help="that each member learns for (default 30)")
     parser.add_argument("--run", type=Path, help="a run of Fashion-MNIST (default: one of fashion-mnist-fast)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = load_dataset("fashion-mnist", validation=0, limit=max(21, options.steps * BATCH))
-    sample = data.test.images[:21].view(7, 3, 28, 28)  # three pictures are the three colours of one
+    pictures = load_dataset("fashion-mnist", validation=0, limit=7).test.images
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for name in options.models:
             started = time.perf_counter()
-            rows.append({"name": name, **member(name, data.train, sample, Path(place), options)})
+            rows.append({"name": name, **member(name, pictures, Path(place), options.threads)})
             print(f"{rows[-1]}, {time.perf_counter() - started:.0f} s", file=sys.stderr)
         everything = whole_test_set(options.run, Path(place), options.threads)
     document = {

@@ -62,6 +62,13 @@ def test_summary_of_a_run(smoke_run: Path) -> None:
     assert "leave out" in googlenet("summary", smoke_run, "--aux").err
 
 
+def test_a_folder_of_a_networks_name_does_not_hide_it(tmp_path: Path) -> None:
+    (tmp_path / "googlenet").mkdir()
+    assert googlenet("summary", "googlenet", "--json", cwd=tmp_path).json["parameters"] == 6_998_552
+    refused = googlenet("summary", tmp_path, cwd=tmp_path)
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+
+
 def test_summary_as_a_table() -> None:
     out = googlenet("summary", "googlenet").out
     for word in ("inception_4e", "1 x 832 x 14 x 14", "868,352", "169,996,288", "427", "AlexNet", "8.73"):

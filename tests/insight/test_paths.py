@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import googlenet
-from googlenet.insight.paths import contributions, path_ends, silenced
+from googlenet.insight.paths import contributions, path_ends, path_widths, silenced
 from googlenet.models.catalogue import MODELS
 
 
@@ -68,6 +68,16 @@ def test_every_member_has_paths(name: str) -> None:
     assert set(counts.values()) <= {2, 3, 4}
     inception = [count for layer, count in counts.items() if layer.startswith(("inception", "mixed"))]
     assert max(inception) >= 3, "four, but for the paper's residual blocks"
+
+
+def test_widths_are_those_of_the_table() -> None:
+    model = googlenet.create("googlenet_bn", 4, 1).eval()
+    pixels = torch.zeros(2, 1, 32, 32)
+    wide = {"conv1x1": 192, "conv3x3": 208, "conv5x5": 48, "pool": 64}
+    assert path_widths(model, "inception_4a", pixels) == wide
+    assert path_widths(model, "conv1", pixels) == {}
+    residual = googlenet.create("inception_resnet_v2", 4, 1).eval()
+    assert path_widths(residual, "inception_c_1", torch.zeros(2, 1, 75, 75)) == {}, "its paths are summed, not joined"
 
 
 def test_residual_blocks_and_inner_forks() -> None:

@@ -39,11 +39,12 @@ def summary(argv: list[str]) -> None:
     parser.add_argument("--aux", action="store_true", help="with the auxiliary classifiers (a run has its own)")
     args = parser.parse_args(argv)
 
-    from ..models.catalogue import create, spec
+    from ..models.catalogue import MODELS, create, spec
     from ..models.summary import alexnet_parameters, summarise
     from ..training.checkpoint import load
 
-    if Path(args.model).is_dir():
+    # A name is a name, whatever lies in the folder that it is asked in.
+    if args.model not in MODELS and Path(args.model).is_dir():
         if args.aux or args.channels is not None or args.classes is not None:
             raise ValueError("a run has its own channels, classes and heads: leave out --channels, --classes, --aux")
         run = load(args.model)
