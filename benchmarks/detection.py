@@ -27,6 +27,7 @@ from googlenet.detection.metrics import score
 from googlenet.detection.predict import detect
 from googlenet.detection.scenes import Scenes, generate
 from googlenet.detection.sources import load_detection
+from googlenet.training.record import read_metrics
 
 CASES: dict[str, list[str]] = {
     "pyramid, one stage": [],
@@ -102,7 +103,9 @@ def main() -> None:
     parser.add_argument("--peer-seconds", type=float, help="for the peer (default: as many as scenes-fpn took here)")
     parser.add_argument("--peer-size", type=int, default=320, help="the peer's picture size (default 320, its own)")
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[160, 192, 224], help="of the test at several sizes")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", help="of the test at several sizes (default: the recipe's detection.sizes)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
     options = parser.parse_args()
@@ -122,7 +125,8 @@ def main() -> None:
         plan += [(name, name, options.epochs) for name in options.cases if name in others]
     for number, (title, name, epochs) in enumerate(plan):
         if number == 0 and options.run:
-            place, took = Path(options.run), seconds
+            place = Path(options.run)
+            took = max(entry["seconds"] for entry in read_metrics(place) if entry["split"] == "train")
         else:
             flags = [f"--model.weights={start}", f"--data.source={source}", *CASES[name]]
             flags += [f"--epochs={epochs}"] if epochs else []
@@ -135,8 +139,12 @@ def main() -> None:
         rows.append(row(title, pictures, found, data.classes, seconds=took, images_per_second=answered))
         if number == 0:
             first, seconds = run, seconds or took
-            merged = detect(run.model, run.preprocess, pixels, options.sizes)
-            rows.append(row(f"{title}, tested at {options.sizes}", pictures, merged, data.classes, seconds=took))
+            sizes = options.sizes or run.recipe.detection.sizes or (run.preprocess.size,)
+            asked = time.perf_counter()
+            merged = detect(run.model, run.preprocess, pixels, sizes)
+            answered = round(len(pixels) / (time.perf_counter() - asked), 1)
+            name = f"{title}, tested at {' and '.join(map(str, sizes))} px"
+            rows.append(row(name, pictures, merged, data.classes, seconds=took, images_per_second=answered))
     if not options.no_peer and seconds:
         batch, rate = 16, 1e-3
         peer = train_peer(data.train, len(data.classes), options.peer_size, seconds, batch, rate)

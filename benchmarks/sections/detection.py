@@ -9,10 +9,10 @@ def detection(found: Found) -> str:
     """Every way to find objects, by COCO's figures; how far the exported file is from PyTorch."""
     rows = [
         [row["what"], *(f"{row[key]:.3f}" if key in row else "" for key in FIGURES),
-         "" if row.get("seconds") is None else f"{row['seconds']:.0f}"]
+         "" if row.get("seconds") is None else f"{row['seconds']:.0f}", row.get("images_per_second", "")]
         for row in found["rows"]
     ]  # fmt: skip
-    head = ["", "AP", "AP50", "AP75", "small", "medium", "large", "recall", "training, s"]
+    head = ["", "AP", "AP50", "AP75", "small", "medium", "large", "recall", "training, s", "pictures/s"]
     text = (
         f"{table(head, rows)}\n\n{found['train']:,} training scenes, {found['test']:,} test scenes; "
         f"{counted(found['threads'], 'thread')}, torch {found['torch']}."

@@ -11,6 +11,7 @@ from torch import Tensor
 import googlenet
 from googlenet.data.fashion_mnist import load_fashion_mnist
 from googlenet.data.preprocess import Preprocess
+from googlenet.detection.boxes import iou
 from googlenet.detection.dataset import Picture
 from googlenet.detection.multibox import MultiBox
 from googlenet.detection.proposals import Search, selective_search
@@ -149,6 +150,18 @@ def test_networks_are_averaged_before_the_suppression(
     each = [pair.with_networks([n]).classify(pictures, proposals[:1])[0] for n in pair.networks]
     mean = torch.cat([found.scores for found in each]).sum() / 2
     assert both.scores.sum().item() == pytest.approx(mean.item(), rel=1e-4)
+
+
+def test_votes_move_boxes_and_leave_the_rest(
+    detector: RegionDetector, scenes: list[Picture], proposals: list[Tensor]
+) -> None:
+    pictures = [scenes[0].read(1)]
+    plain = detector.classify(pictures, proposals[:1])[0]
+    moved = replace(detector, vote=0.5).classify(pictures, proposals[:1])[0]
+    assert torch.equal(plain.scores, moved.scores) and torch.equal(plain.labels, moved.labels)
+    assert not torch.equal(plain.boxes, moved.boxes)
+    overlap = iou(plain.boxes, moved.boxes).diagonal()
+    assert (overlap > 0.3).all(), "a mean of boxes that overlap it by half"
 
 
 def test_proposals_of_either_source(detector: RegionDetector, scenes: list[Picture], cache: Path) -> None:

@@ -19,7 +19,7 @@ from ..models.fusion import fuse
 from ..models.layers import pyramid_pool
 from ..models.network import Network
 from ..training.recipe import Detection, Regions
-from .boxes import batched_nms, clip
+from .boxes import batched_nms, clip, voted
 from .dataset import Detections
 from .multibox import MultiBox, decode, learned_proposals, whole_pictures
 from .proposals import Search, propose
@@ -103,7 +103,8 @@ class RegionDetector:
     The probabilities of the `networks`, which know the same classes, are averaged, as are their boxes. Regions are
     warped to the size of `preprocess`, with `context` pixels around (see `warp`). Proposals come from selective
     search, unless `search` is None, and from the first network's MultiBox, where it has one and `multibox` says so.
-    `regress` corrects the boxes. `threshold` is the least score, `overlap` the most that two boxes of a class may
+    `regress` corrects the boxes, and `vote`, where it is set, averages those that overlap by so much (see
+    `boxes.voted`). `threshold` is the least score, `overlap` the most that two boxes of a class may
     meet, and `most` the most objects of a picture.
     """
 
@@ -113,6 +114,7 @@ class RegionDetector:
     search: Search | None
     multibox: bool = True
     regress: bool = True
+    vote: float | None = None
     threshold: float = 0.05
     overlap: float = 0.3
     most: int = 100
@@ -126,7 +128,7 @@ class RegionDetector:
         """The detector that the first network's recipe asks for."""
         options, limits = networks[0].options, networks[0].limits
         return cls(
-            networks, preprocess, options.context, search_of(options), regress=options.regress,
+            networks, preprocess, options.context, search_of(options), regress=options.regress, vote=options.vote,
             threshold=limits.threshold, overlap=limits.overlap, most=limits.most,
         )  # fmt: skip
 
@@ -198,7 +200,8 @@ class RegionDetector:
             found = decode(changes[rows, labels] * found.new_tensor(UNITS), found)
         found = clip(found, picture.shape[-2], picture.shape[-1])
         kept = batched_nms(found, sure, labels, self.overlap)[: self.most]
-        return Detections(found[kept], sure[kept], labels[kept])
+        places = found[kept] if self.vote is None else voted(kept, found, sure, labels, self.vote)
+        return Detections(places, sure[kept], labels[kept])
 
 
 def _mean(answers: list[Tensor]) -> Tensor:

@@ -243,6 +243,7 @@ class Regions:
         positives: the share of them that are objects, in (0, 1).
         hard: the share of the others, in [0, 1], that meets an object by a tenth or more.
         regress: correct the boxes by what the network learned about them; it is learned in any case.
+        vote: average each box that remains with all of its class that overlap it by so much, in (0, 1]; unset: none.
     """
 
     search: bool = True
@@ -254,6 +255,7 @@ class Regions:
     positives: float = 0.25
     hard: float = 0.5
     regress: bool = True
+    vote: float | None = None
 
 
 @dataclass(frozen=True)
@@ -367,6 +369,7 @@ class Recipe:
             ("regions.per_picture must be 1 or more", self.regions.per_picture >= 1),
             ("regions.positives must be in (0, 1)", 0 < self.regions.positives < 1),
             ("regions.hard must be in [0, 1]", 0 <= self.regions.hard <= 1),
+            ("regions.vote must be in (0, 1]", self.regions.vote is None or 0 < self.regions.vote <= 1),
             ("early_stop must be 1 or more", self.early_stop is None or self.early_stop >= 1),
         ):  # fmt: skip
             if not holds:
