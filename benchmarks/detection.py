@@ -130,6 +130,8 @@ def main() -> None:
         else:
             flags = [f"--model.weights={start}", f"--data.source={source}", *CASES[name]]
             flags += [f"--epochs={epochs}"] if epochs else []
+            # Side by side at one size: only the first is measured at several.
+            flags += ["--detection.sizes=null"] if number else []
             fitted = googlenet.fit(googlenet.read_recipe("scenes-fpn", flags), work / f"case-{number}")
             place, took = fitted.run, round(fitted.seconds, 1)
         run = googlenet.load(place)
@@ -145,10 +147,13 @@ def main() -> None:
             answered = round(len(pixels) / (time.perf_counter() - asked), 1)
             name = f"{title}, tested at {' and '.join(map(str, sizes))} px"
             rows.append(row(name, pictures, merged, data.classes, seconds=took, images_per_second=answered))
-    if not options.no_peer and seconds:
-        batch, rate = 16, 1e-3
-        peer = train_peer(data.train, len(data.classes), options.peer_size, seconds, batch, rate)
-        rows.append(row(PEER, pictures, answers_of_peer(peer, pictures), data.classes, seconds=seconds))
+            if not options.no_peer:
+                batch, rate = 16, 1e-3
+                peer = train_peer(data.train, len(data.classes), options.peer_size, seconds, batch, rate)
+                asked = time.perf_counter()
+                found = answers_of_peer(peer, pictures)
+                answered = round(len(pixels) / (time.perf_counter() - asked), 1)
+                rows.append(row(PEER, pictures, found, data.classes, seconds=seconds, images_per_second=answered))
     difference = None
     if first is not None:
         many = [scene.read(1) for scene in generate(Scenes(test=50, sides=(40, 260), objects=(0, 12)), "test")]
