@@ -32,7 +32,7 @@ from googlenet.training.task import Classification
 # Everything that has a random state or a moving average of its own.
 EVERYTHING = (
     "--ema=0.9 --model.dropout=0.3 --model.aux=true --augment.shift=2 --size.kind=random --size.train=[16,20]"
-    " --optimiser.clip=1 --epochs=3 --data.limit=384"
+    " --optimiser.clip=1 --epochs=3 --data.limit=384 --model.width=0.25"
 ).split()
 
 

@@ -104,7 +104,7 @@ def test_synchronised_normalisation_is_that_of_the_whole_batch() -> None:
 def test_a_run_whose_worker_is_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
     recipe = (
         "fashion-mnist-smoke --epochs=2 --data.limit=120 --batch_size=8 --validate_every=9 --device=cpu"
-        " --model.name=googlenet_d2l --model.dropout=0.3 --ema=0.9"
+        " --model.name=googlenet_d2l --model.width=0.25 --model.dropout=0.3 --ema=0.9"
     ).split()
     whole, run = tmp_path / "whole", tmp_path / "run"
     finished(torchrun(2, *PLAIN, "train", *recipe, "--out", str(whole)))
