@@ -58,6 +58,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
             3,
             [
                 "--model.name=googlenet_d2l",
+                "--model.width=0.25",
                 "--data.limit=98",
                 "--accumulate=2",
                 "--optimiser.clip=1",
@@ -67,7 +68,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
         (
             DOUBLE,
             2,
-            ["--model.name=googlenet_bn", "--data.limit=111", "--optimiser.layerwise=true", "--optimiser.lr=0.001"],
+            ["--model.width=0.25", "--data.limit=111", "--optimiser.layerwise=true", "--optimiser.lr=0.001"],
         ),
     ],
     ids=["no normalisation, three", "synchronised normalisation, two"],
