@@ -2,7 +2,7 @@
 
 Trains networks of `scenes-rcnn` that differ in their seed, from a classifier of garments, and measures on the test
 scenes what selective search covers alone and with MultiBox, at superpixels of 1x and 2x, and the average precision of
-one network and of all, with and without box regression. Run: make bench-rcnn
+one network and of all, with and without box regression and votes. Run: make bench-rcnn
 """
 
 import argparse
@@ -25,6 +25,9 @@ from googlenet.detection.proposals import Search, coverage
 from googlenet.detection.rcnn import RegionDetector
 from googlenet.detection.sources import load_detection
 
+# Of the boxes that vote the least overlap, as in scenes-rcnn.
+VOTE = 0.5
+
 
 def measured(
     name: str, detector: RegionDetector, pictures: Sequence[Picture], classes: Sequence[str]
@@ -41,6 +44,7 @@ def measured(
         "multibox": detector.multibox,
         "networks": len(detector.networks),
         "regression": detector.regress,
+        "vote": detector.vote,
         "proposals": round(sum(map(len, proposals)) / len(proposals), 1),
         "coverage": round(coverage(proposals, truth), 4),
         **{key: round(figures[key], 4) for key in ("ap", "ap50", "ap75") if key in figures},
@@ -81,7 +85,7 @@ def main() -> None:
     found = [googlenet.load(run) for run in runs]
     data = load_detection(found[0].recipe.data.source)
     pictures = data.test[: options.test]
-    paper = replace(RegionDetector.of([found[0].model], found[0].preprocess), regress=False)
+    paper = replace(RegionDetector.of([found[0].model], found[0].preprocess), regress=False, vote=None)
     every = paper.with_networks([one.model for one in found])
     doubled = paper.search or Search()
     single = doubled._replace(superpixel=doubled.superpixel // 2)
@@ -92,6 +96,7 @@ def main() -> None:
         ("superpixels 2x, MultiBox (the paper's)", paper),
         ("MultiBox alone", replace(paper, search=None)),
         ("the paper's, box regression", replace(paper, regress=True)),
+        ("the paper's, box regression, votes", replace(paper, regress=True, vote=VOTE)),
     ]
     if len(found) > 1:
         cases += [

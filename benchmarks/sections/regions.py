@@ -16,7 +16,7 @@ def rcnn(found: Found) -> str:
     seconds = [run["seconds"] for run in found["runs"]]
     trained = f", each trained in {min(seconds):.0f}-{max(seconds):.0f} s" if seconds else ""
     return (
-        f"{table(head, rows)}\n\n{found['scenes']:,} test scenes; {found['networks']} networks of "
+        f"{table(head, rows)}\n\n{found['scenes']:,} test scenes; {counted(found['networks'], 'network')} of "
         f"{found['epochs']:g} epochs over {found['training_scenes']:,} scenes{trained}. The seconds are of the "
         f"classification alone. {counted(found['threads'], 'thread')}, {found['cores']} cores, "
         f"torch {found['torch']}."
