@@ -15,7 +15,6 @@ from googlenet.data.dataset import Dataset
 from googlenet.data.sources import load_dataset
 from googlenet.models import native
 from googlenet.models.catalogue import MODELS
-from googlenet.training.devices import pick_precision
 from googlenet.training.layerwise import LayerwiseSGD
 
 STEPS = 30
@@ -44,7 +43,7 @@ def batches(data: Dataset, size: int, batch: int) -> list[tuple[Tensor, Tensor]]
 def test_thirty_steps_leave_log_10_behind(name: str, fashion: Dataset) -> None:
     """The mean loss of the last five steps is well under that of a guess; the side heads' too.
 
-    The plain GoogLeNet as well, from weights of He's variance and with small steps. In the numbers that recipes take.
+    The plain GoogLeNet as well, from weights of He's variance and with small steps.
     """
     entry = MODELS[name]
     plain = name in ("googlenet", "googlenet_d2l")
@@ -61,9 +60,8 @@ def test_thirty_steps_leave_log_10_behind(name: str, fashion: Dataset) -> None:
     for step, (pixels, labels) in enumerate(batches(fashion, size, BATCHES.get(name, BATCH))):
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 5, (STEPS - step) / 20)
-        with torch.autocast("cpu", torch.bfloat16, enabled=pick_precision("auto", torch.device("cpu")) == "bfloat16"):
-            logits = model.forward_aux(pixels)
-        losses = [F.cross_entropy(out.float(), labels) for out in (logits.main, *logits.aux)]
+        logits = model.forward_aux(pixels)
+        losses = [F.cross_entropy(out, labels) for out in (logits.main, *logits.aux)]
         optimiser.zero_grad()
         (losses[0] + 0.3 * sum(losses[1:])).backward()
         optimiser.step()
