@@ -61,6 +61,24 @@ def test_a_folder_that_needs_nothing_of_ours(scenes_run: Path, tmp_path: Path, f
     assert command("export", scenes_run, "--to", "onnx,ncnn", "--out", out).code == 2
 
 
+def test_several_sizes_in_one_file(scenes_run: Path, tmp_path: Path, fashion_mnist_folder: Path) -> None:
+    """The file merges the boxes of all its sizes as `detect` does; at one size it answers otherwise."""
+    out = tmp_path / "exported"
+    asked = ("export", scenes_run, "--to", "onnx", "--limit", "3")
+    told = command(*asked, "--sizes", "64,96", "--out", out, "--json").json
+    assert told["max_error"] <= BOX_BOUND and told["max_score_error"] <= SCORE_BOUND
+    run = googlenet.load(scenes_run)
+    session = onnxruntime.InferenceSession(out / "detector.onnx")
+    scenes = list(generate(Scenes(test=4, sides=(40, 200), objects=(0, 8)), "test", str(fashion_mnist_folder)))
+    pictures = [scene.read(1) for scene in scenes] + [torch.zeros(1, 40, 400, dtype=torch.uint8)]
+    difference = compare(session, run.model, run.preprocess, pictures, (64, 96))
+    assert difference.box <= BOX_BOUND and difference.score <= SCORE_BOUND
+    assert compare(session, run.model, run.preprocess, pictures, (64,)).box > BOX_BOUND
+    refused = command(*asked, "--sizes", "64,0", "--out", tmp_path / "no")
+    assert refused.code == 2 and "--sizes must be 1 or more" in refused.err
+    assert not (tmp_path / "no").exists()
+
+
 def test_what_cannot_be_written_gets_one_line(scenes_run: Path, smoke_run: Path, tmp_path: Path) -> None:
     checkpoint = googlenet.load(scenes_run)
     torch.manual_seed(0)

@@ -59,9 +59,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) -
     """Non-maximum suppression within each class: the numbers of the boxes that remain, best first: int64 (kept,).
 
     Classes are moved apart, so that boxes of different ones never overlap; torchvision's takes another way where
-    boxes are many, and how many there are is not known when a network is exported.
+    boxes are many, and how many there are, or whether any, is not known when a network is exported.
     """
-    apart = labels.to(boxes) * (boxes.max() + 1 if len(boxes) else 0)
+    furthest = torch.cat((boxes.flatten(), boxes.new_zeros(1))).max()
+    apart = labels.to(boxes) * (furthest + 1)
     kept: Tensor = nms(boxes + apart.unsqueeze(1), scores, overlap)
     return kept
 

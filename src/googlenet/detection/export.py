@@ -1,7 +1,7 @@
 """A one-stage detector as an ONNX file that takes a picture of any size and gives boxes in its own pixels.
 
-Pre- and post-processing are in the file: resizing, normalisation, decoding, non-maximum suppression. Nothing of this
-package is needed to use it.
+Pre- and post-processing are in the file: resizing, to one size or to several, normalisation, decoding, non-maximum
+suppression. Nothing of this package is needed to use it.
 """
 
 import json
@@ -23,7 +23,7 @@ from .dataset import Detections
 from .detector import Detector
 from .fcos import FCOSHead, suppressed
 from .placing import canvas_side, placed
-from .predict import detect
+from .predict import detect, merged
 
 OPSET = 20
 # How far a file's boxes (in pixels) and scores may be from PyTorch's.
@@ -31,28 +31,35 @@ BOX_BOUND, SCORE_BOUND = 1e-3, 1e-4
 
 
 class Deployed(nn.Module):
-    """The detector with everything around it: a raw picture -> boxes, scores, labels."""
+    """The detector with everything around it: a raw picture -> what `predict.detect` finds on it."""
 
-    def __init__(self, model: Detector, preprocess: Preprocess):
+    def __init__(self, model: Detector, preprocess: Preprocess, sizes: Sequence[int] = ()):
         super().__init__()
         self.model, self.preprocess = model.eval(), preprocess
-        self.side = canvas_side(preprocess.size, model.min_size)
+        self.sizes = tuple(sizes) or (preprocess.size,)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (channels, h, w) -> boxes float (n, 4) in its pixels, scores (n,), labels int64 (n,), best first."""
+        found = [self._at(pixels, size) for size in self.sizes]
+        one = merged(found, self.model.options.overlap, self.model.options.most)
+        return one.boxes, one.scores, one.labels
+
+    def _at(self, pixels: Tensor, longer: int) -> Detections:
+        """What is found with the longer side made `longer` pixels."""
         head = self.model.head
         assert isinstance(head, FCOSHead)
         # Heights and widths as values, so that the file takes any.
         size = torch.stack((_length(pixels, 1), _length(pixels, 2)))
-        most, longer = size.max(), self.preprocess.size
+        most = size.max()
+        side = canvas_side(longer, self.model.min_size)
         new_size = torch.div(2 * size * longer + most, 2 * most, rounding_mode="floor").clamp_min(1)
-        canvas = placed(pixels, size, new_size, self.preprocess, self.side).unsqueeze(0)
-        said = head(self.model.levels(canvas)[0], self.side, self.side)
+        canvas = placed(pixels, size, new_size, self.preprocess, side).unsqueeze(0)
+        said = head(self.model.levels(canvas)[0], side, side)
         edges = new_size.flip(0).repeat(2).float()
         boxes = torch.minimum(said.boxes[0].clamp_min(0), edges)
         found = suppressed(boxes, said.scores[0], head.threshold, head.overlap, head.most)
         own = size.flip(0).repeat(2).float()
-        return torch.minimum(found.boxes * (own / edges), own), found.scores, found.labels
+        return found._replace(boxes=torch.minimum(found.boxes * (own / edges), own))
 
 
 def _length(pixels: Tensor, dim: int) -> Tensor:
@@ -68,8 +75,13 @@ class Difference(NamedTuple):
     pictures: int
 
 
-def export_detector(checkpoint: Checkpoint, path: Path, pictures: Sequence[Tensor]) -> Difference:
+def export_detector(
+    checkpoint: Checkpoint, path: Path, pictures: Sequence[Tensor], sizes: Sequence[int] = ()
+) -> Difference:
     """Write `checkpoint` to the ONNX file `path` and compare it with PyTorch on `pictures` uint8 (channels, h, w).
+
+    The file makes a picture's longer side each of `sizes` (those of the recipe's test where none is given) and merges
+    the boxes.
 
     ValueError for a network that cannot be written, FailedError where a package is missing or the answers differ by
     more than `BOX_BOUND` or `SCORE_BOUND`; then nothing is written.
@@ -77,15 +89,14 @@ def export_detector(checkpoint: Checkpoint, path: Path, pictures: Sequence[Tenso
     model = checkpoint.model.cpu()
     if not isinstance(model, Detector) or not isinstance(model.head, FCOSHead):
         raise ValueError("a one-stage detector (detection.head fcos) can be written as ONNX, not this one")
-    if checkpoint.recipe.detection.sizes:
-        raise ValueError("detection.sizes tests at several sizes, a file has one: unset it, and export size.test")
+    sizes = sizes or checkpoint.recipe.detection.sizes or (checkpoint.preprocess.size,)
     try:
         import onnx
         import onnxruntime
     except ImportError:
         raise FailedError("exporting needs onnx and onnxruntime: pip install 'googlenet[export]'") from None
 
-    content = _written(Deployed(model, checkpoint.preprocess))
+    content = _written(Deployed(model, checkpoint.preprocess, sizes))
     about = onnx.load_from_string(content)
     facts = {
         "classes": json.dumps(checkpoint.classes),
@@ -97,7 +108,7 @@ def export_detector(checkpoint: Checkpoint, path: Path, pictures: Sequence[Tenso
         about.metadata_props.add(key=key, value=value)
     content = about.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    difference = compare(session, model, checkpoint.preprocess, pictures)
+    difference = compare(session, model, checkpoint.preprocess, pictures, sizes)
     if not (difference.box <= BOX_BOUND and difference.score <= SCORE_BOUND):
         raise FailedError(
             f"the file answers other than the network, by {difference.box:.2g} pixels and {difference.score:.2g} of "
@@ -123,15 +134,17 @@ def _written(deployed: Deployed) -> bytes:
     return content
 
 
-def compare(session: Any, model: Detector, preprocess: Preprocess, pictures: Sequence[Tensor]) -> Difference:
-    """How far the answers of an ONNX Runtime `session` are from those of PyTorch.
+def compare(
+    session: Any, model: Detector, preprocess: Preprocess, pictures: Sequence[Tensor], sizes: Sequence[int] = ()
+) -> Difference:
+    """How far the answers of an ONNX Runtime `session` are from those of PyTorch, at the same `sizes`.
 
     Each box of either is compared with that of the other of its class that it overlaps most. One that has no
     counterpart is infinitely far, unless its score is within `SCORE_BOUND` of what decides whether it is given at
     all.
     """
     box = score = 0.0
-    for picture, wanted in zip(pictures, detect(model, preprocess, pictures), strict=True):
+    for picture, wanted in zip(pictures, detect(model, preprocess, pictures, sizes), strict=True):
         given = Detections(*(torch.from_numpy(values) for values in session.run(None, {"pixels": picture.numpy()})))
         for one, other in ((wanted, given), (given, wanted)):
             apart, off = _distance(one, other, model.options.threshold, model.options.most)

@@ -50,7 +50,7 @@ def detect(
             for row, detections in enumerate(_at(model, preprocess, pictures, size)):
                 found[row].append(detections)
     model.train(was_training)
-    return [_merged(many, model) for many in found]
+    return [merged(many, model.options.overlap, model.options.most) for many in found]
 
 
 def _at(model: Detector, preprocess: Preprocess, pictures: Sequence[Tensor], size: int) -> Iterator[Detections]:
@@ -68,12 +68,12 @@ def _at(model: Detector, preprocess: Preprocess, pictures: Sequence[Tensor], siz
             yield detections._replace(boxes=clip(rescale(detections.boxes, placed, own), *own)).cpu()
 
 
-def _merged(many: Sequence[Detections], model: Detector) -> Detections:
-    """Detections of several sizes as one list."""
+def merged(many: Sequence[Detections], overlap: float, most: int) -> Detections:
+    """One list of what was found at several sizes: of two of a class that overlap by over `overlap`, the better."""
     if len(many) == 1:
         return many[0]
     boxes, scores, labels = (torch.cat(values) for values in zip(*many, strict=True))
-    kept = batched_nms(boxes, scores, labels, model.options.overlap)[: model.options.most]
+    kept = batched_nms(boxes, scores, labels, overlap)[:most]
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 

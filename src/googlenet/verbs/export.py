@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import answer, verb_parser
+from .command import answer, verb_parser, whole_numbers
 from .data_of_run import data_of_run, split_of
 from .export_detection import export_detection
 
@@ -52,6 +52,11 @@ def export(argv: list[str]) -> None:
         "--pictures", metavar="DIR", help="compare on these pictures, which need no classes, and measure no accuracy"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engines (default: all cores)")
+    parser.add_argument(
+        "--sizes", type=whole_numbers, metavar="A,B,...",
+        help="of a network that finds objects: the pictures' longer side in pixels; of several the boxes are merged "
+        "(default: the run's own)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     for name in ("limit", "threads", "calibration"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -76,6 +81,8 @@ def export(argv: list[str]) -> None:
     if checkpoint.recipe.task == "detection":
         export_detection(parser, args, checkpoint, out)
         return
+    if args.sizes:
+        parser.error("--sizes are of a network that finds objects; a classifier's file takes pictures of any size")
     check_place(out)
     trained = Trained(
         checkpoint.recipe.model.name or "googlenet", checkpoint.model, checkpoint.preprocess, checkpoint.classes

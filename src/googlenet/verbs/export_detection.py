@@ -25,6 +25,8 @@ def export_detection(parser: VerbParser, args: argparse.Namespace, checkpoint: "
     asked = [name for name in NOT_HERE if getattr(args, name) not in (None, False)]
     if asked:
         parser.error(f"--{asked[0].replace('_', '-')} is for classification, and this run finds objects")
+    if args.sizes and min(args.sizes) < 1:
+        parser.error("--sizes must be 1 or more")
 
     from ..detection import export
 
@@ -32,7 +34,7 @@ def export_detection(parser: VerbParser, args: argparse.Namespace, checkpoint: "
     there = out.is_dir()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        difference = export.export_detector(checkpoint, out / "detector.onnx", pictures)
+        difference = export.export_detector(checkpoint, out / "detector.onnx", pictures, args.sizes or ())
     except BaseException:
         if not there:
             out.rmdir()
