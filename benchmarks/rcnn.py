@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--classifier", help="a run of garments to start from (default: trained here)")
     parser.add_argument("--classifier-limit", type=int, help="pictures to train it on (default: all)")
     parser.add_argument("--runs", nargs="*", default=[], help="trained runs of scenes-rcnn, in place of training")
+    parser.add_argument("--cases", nargs="*", metavar="WORDS", help="rows that have these words in their names alone")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
     options = parser.parse_args()
@@ -103,6 +104,8 @@ def main() -> None:
             (f"the paper's, {len(found)} networks", every),
             (f"the paper's, {len(found)} networks, box regression", replace(every, regress=True)),
         ]
+    if options.cases:
+        cases = [case for case in cases if any(words in case[0] for words in options.cases)]
     rows = [measured(name, detector, pictures, data.classes) for name, detector in cases]
     document = {
         "scenes": len(pictures), "networks": len(found), "training_scenes": len(data.train),

@@ -19,8 +19,8 @@ PAGES = {
     "family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
     "deployment": "deploy.md", "export_parity": "deploy.md", "serving": "serving.md", "hostile": "serving.md",
     "ray_predict": "serving.md",
-    "detection": "detection.md",
-    "rcnn": "detection-rcnn.md",
+    "detection": "detection.md", "detection_peer": "detection.md",
+    "rcnn": "detection-rcnn.md", "rcnn_networks": "detection-rcnn.md",
 }  # fmt: skip
 IMAGES = DOCS / "images"
 
@@ -43,7 +43,9 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "hostile": deployment.hostile,
     "ray_predict": deployment.ray_predict,
     "detection": detection.detection,
+    "detection_peer": detection.detection_peer,
     "rcnn": regions.rcnn,
+    "rcnn_networks": regions.rcnn,
 }
 
 
