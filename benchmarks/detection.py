@@ -78,17 +78,20 @@ def main() -> None:
         plan += [(name, name, options.epochs) for name in options.cases if name in others]
     for number, (title, name, epochs) in enumerate(plan):
         place = Path(options.run) if number == 0 and options.run else work / f"case-{number}"
+        flags = [f"--model.weights={start}", f"--data.source={source}", *CASES[name]]
+        flags += [f"--epochs={epochs}"] if epochs else []
+        # Side by side at one size: only the first is measured at several.
+        flags += ["--detection.sizes=null"] if number else []
+        recipe = googlenet.read_recipe("scenes-fpn", flags)
         if not place.exists():
-            flags = [f"--model.weights={start}", f"--data.source={source}", *CASES[name]]
-            flags += [f"--epochs={epochs}"] if epochs else []
-            # Side by side at one size: only the first is measured at several.
-            flags += ["--detection.sizes=null"] if number else []
-            googlenet.fit(googlenet.read_recipe("scenes-fpn", flags), place)
+            googlenet.fit(recipe, place)
         entries = read_metrics(place)
         if not any(entry["split"] == "test" for entry in entries):
             raise SystemExit(f"{place} was not trained to its end: googlenet train --resume {place}")
         took = max(entry["seconds"] for entry in entries if entry["split"] == "train")
         run = googlenet.load(place)
+        if run.recipe.detection != recipe.detection or run.recipe.epochs != recipe.epochs:
+            raise SystemExit(f"{place} is of another recipe than {title!r}: name another --folder or --run")
         asked = time.perf_counter()
         found = detect(run.model, run.preprocess, pixels)
         answered = round(len(pixels) / (time.perf_counter() - asked), 1)

@@ -106,6 +106,8 @@ def main() -> None:
         ]
     if options.cases:
         cases = [case for case in cases if any(words in case[0] for words in options.cases)]
+        if not cases:
+            parser.error("no row has these words in its name: see the table in docs/detection-rcnn.md")
     rows = [measured(name, detector, pictures, data.classes) for name, detector in cases]
     document = {
         "scenes": len(pictures), "networks": len(found), "training_scenes": len(data.train),

@@ -89,7 +89,7 @@ def export_detector(
     model = checkpoint.model.cpu()
     if not isinstance(model, Detector) or not isinstance(model.head, FCOSHead):
         raise ValueError("a one-stage detector (detection.head fcos) can be written as ONNX, not this one")
-    sizes = sizes or checkpoint.recipe.detection.sizes or (checkpoint.preprocess.size,)
+    sizes = sizes or checkpoint.recipe.detection.sizes or ()
     try:
         import onnx
         import onnxruntime
