@@ -75,7 +75,7 @@ def answers_of_peer(model: torch.nn.Module, pictures: Sequence[Picture]) -> list
 def main() -> None:
     """Train the peer, measure it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2400, help="of training (default 2400)")
+    parser.add_argument("--seconds", type=float, default=1945, help="of training (default: those of scenes-fpn)")
     parser.add_argument("--train", type=int, default=16_000, help="training scenes (default 16000)")
     parser.add_argument("--test", type=int, default=1000, help="test scenes (default 1000)")
     parser.add_argument("--size", type=int, default=320, help="of a picture, px (default 320, its own)")

@@ -9,8 +9,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import torch
 
 RECIPE = "fashion-mnist-multiscale"
 SIZES = "24,28,32,40,48,64,96"
@@ -26,25 +29,33 @@ def googlenet(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def measured(name: str, changes: list[str], sizes: str, scratch: Path) -> dict[str, Any]:
+    """One training, evaluated with each of `NORMS`."""
+    run = str(scratch / name)
+    trained = googlenet("train", RECIPE, f"--out={run}", *RUNS[name], *changes)
+    found = {}
+    for norms, flags in NORMS.items():
+        evaluated = googlenet("evaluate", run, "--sizes", sizes, "--split", "test", *flags)
+        about = {"seconds": trained["seconds"], "rows": evaluated["rows"], "average": evaluated["average"]}
+        found[f"{name}, {norms}"] = about
+    return found
+
+
 def main() -> None:
     """Train, evaluate and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default=SIZES)
-    parser.add_argument("--epochs", help="another number than the recipe's")
+    parser.add_argument("--at-once", type=int, default=1, help="runs beside each other; seconds mean little then")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("changes", nargs="*", help="of the recipe's keys, after --, such as --epochs=1")
     args = parser.parse_args()
-    runs = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, changes in RUNS.items():
-            run = str(Path(scratch) / name)
-            shorter = [f"--epochs={args.epochs}"] if args.epochs else []
-            trained = googlenet("train", RECIPE, f"--out={run}", *changes, *shorter)
-            for norms, flags in NORMS.items():
-                found = googlenet("evaluate", run, "--sizes", args.sizes, "--split", "test", *flags)
-                about = {"seconds": trained["seconds"], "rows": found["rows"], "average": found["average"]}
-                runs[f"{name}, {norms}"] = about
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as pool:
+        found = pool.map(lambda name: measured(name, args.changes, args.sizes, Path(folder)), RUNS)
+        runs = {name: run for part in found for name, run in part.items()}
     if args.json:
-        print(json.dumps({"recipe": RECIPE, "runs": runs}, indent=2))
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        about = {"recipe": RECIPE, "changes": args.changes, "device": device, "torch": torch.__version__}
+        print(json.dumps({**about, "runs": runs}, indent=2))
         return
     for name, run in runs.items():
         print(f"{name}: trained in {run['seconds']:.0f} s, test top-1")

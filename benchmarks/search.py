@@ -1,7 +1,8 @@
-"""What helps `fashion-mnist-fast` and what does not: one change at a time, scored on the validation part.
+"""What helps a recipe and what does not: one change at a time, scored on the validation part.
 
-The test set is never looked at here. Each row is a change of the recipe's keys, as `googlenet train` takes them.
-Run: make bench-search
+`fashion-mnist-fast`, or another recipe of `VARIANTS`. The test set decides nothing here, and its figures are not even
+read from the answers. Each row is a change of the recipe's keys, as `googlenet train` takes them. `--mirrored` scores
+each network by its answers to the picture and to its mirror image together. Run: make bench-search
 """
 
 import argparse
@@ -10,9 +11,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-VARIANTS: dict[str, list[str]] = {
+import torch
+
+FAST: dict[str, list[str]] = {
     "as shipped": [],
     "learning rate 0.0025": ["--optimiser.lr=0.0025"],
     "learning rate 0.01": ["--optimiser.lr=0.01"],
@@ -35,43 +40,70 @@ VARIANTS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-def run(recipe: str, changes: list[str], seed: int, out: Path) -> dict[str, float]:
-    """One training with 5,000 training pictures held out: validation top-1, and seconds of training."""
-    command = [
-        sys.executable, "-m", "googlenet", "train", recipe, "--data.validation=5000", f"--seed={seed}",
-        f"--out={out}", "--json", *changes,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+BEST: dict[str, list[str]] = {"as shipped": []}
+
+VARIANTS = {"fashion-mnist-fast": FAST, "fashion-mnist-best": BEST}
+
+
+def googlenet(*arguments: str) -> Any:
+    """What a command answers with ``--json``."""
+    done = subprocess.run([sys.executable, "-m", "googlenet", *arguments, "--json"], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr.strip().splitlines()[-1])
-    answer = json.loads(done.stdout)
-    return {"top1": answer["metrics"]["validation"]["top1"], "seconds": answer["seconds"]}
+    return json.loads(done.stdout)
+
+
+def run(recipe: str, changes: list[str], seed: int, mirrored: bool) -> dict[str, float]:
+    """One training with 5,000 training pictures held out: validation top-1, and seconds of training."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = str(Path(scratch) / "run")
+        trained = googlenet("train", recipe, "--data.validation=5000", f"--seed={seed}", f"--out={out}", *changes)
+        top1 = trained["metrics"]["validation"]["top1"]
+        if mirrored:
+            top1 = googlenet("evaluate", out, "--split", "validation", "--flip")["top1"]
+    found = {"top1": top1, "seconds": trained["seconds"]}
+    print(changes, seed, found, file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> None:
     """Run every variant with every seed and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="fashion-mnist-fast")
+    parser.add_argument("--recipe", choices=list(VARIANTS), default="fashion-mnist-fast")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="these variants alone")
+    parser.add_argument("--only", nargs="+", help="these variants alone")
+    parser.add_argument("--mirrored", action="store_true", help="score with mirror images")
+    parser.add_argument("--at-once", type=int, default=1, help="runs beside each other; seconds mean little then")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("changes", nargs="*", help="of the recipe's keys, for all, after --, such as --epochs=1")
     args = parser.parse_args()
-    rows = []
-    for name in args.only or VARIANTS:
-        with tempfile.TemporaryDirectory() as scratch:
-            runs = [run(args.recipe, VARIANTS[name], seed, Path(scratch) / str(seed)) for seed in range(args.seeds)]
-        top1 = [found["top1"] for found in runs]
-        rows.append({
-            "change": name,
-            "keys": " ".join(VARIANTS[name]),
-            "validation_top1_mean": round(statistics.mean(top1), 4),
-            "validation_top1_sd": round(statistics.stdev(top1), 4) if args.seeds > 1 else None,
-            "seconds": round(statistics.median(found["seconds"] for found in runs), 1),
-            "n": args.seeds,
-        })  # fmt: skip
-        print(rows[-1], file=sys.stderr, flush=True)
+    variants = {name: [*changes, *args.changes] for name, changes in VARIANTS[args.recipe].items()}
+    if unknown := set(args.only or ()) - set(variants):
+        parser.error(f"no variant {', '.join(sorted(unknown))} of {args.recipe}; there are {', '.join(variants)}")
+    chosen = args.only or list(variants)
+    with ThreadPoolExecutor(args.at_once) as pool:
+        asked = {
+            name: [pool.submit(run, args.recipe, variants[name], seed, args.mirrored) for seed in range(args.seeds)]
+            for name in chosen
+        }
+        rows = []
+        for name, futures in asked.items():
+            runs = [future.result() for future in futures]
+            top1 = [found["top1"] for found in runs]
+            rows.append({
+                "change": name,
+                "keys": " ".join(variants[name]),
+                "validation_top1_mean": round(statistics.mean(top1), 4),
+                "validation_top1_sd": round(statistics.stdev(top1), 4) if args.seeds > 1 else None,
+                "seconds": round(statistics.median(found["seconds"] for found in runs), 1),
+                "n": args.seeds,
+            })  # fmt: skip
     if args.json:
-        print(json.dumps({"recipe": args.recipe, "rows": rows}, indent=2))
+        about = {
+            "recipe": args.recipe, "mirrored": args.mirrored, "at_once": args.at_once, "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        }  # fmt: skip
+        print(json.dumps({**about, "rows": rows}, indent=2))
         return
     for row in rows:
         mean, sd = row["validation_top1_mean"], row["validation_top1_sd"]

@@ -31,7 +31,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "decoding": training.decoding,
     "finetune": training.finetune,
     "scales": training.scales,
-    "chapter": training.curve,
+    "chapter": training.chapter,
     "search": training.search,
     "family": family.family,
     "plain_start": family.plain_start,
@@ -78,7 +78,28 @@ def plot_time_to_accuracy(found: Found) -> None:
     figure.savefig(IMAGES / "time_to_accuracy.svg", metadata={"Date": None})
 
 
-PLOTS = {"throughput": plot_throughput, "time_to_accuracy": plot_time_to_accuracy}
+def plot_chapter(found: Found) -> None:
+    """Training accuracy by epoch, a line a seed, and the published runs' test accuracy as a line."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for run in found["runs"]:
+        epochs, accuracy = zip(*((row["epoch"], row["accuracy"]) for row in run["epochs"]), strict=True)
+        (line,) = axes.plot(epochs, accuracy, "o-", ms=3, label=f"training, seed {run['seed']}")
+        axes.plot(epochs[-1], run["top1"], "*", ms=11, color=line.get_color())
+    axes.plot([], [], "k*", label="test, at the end")
+    axes.axhline(0.888, ls=":", color="grey", label="test, median of 81 published runs")
+    axes.set(xlabel="epoch", ylabel="top-1", ylim=(0, 1), xticks=epochs)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(IMAGES / "chapter.svg", metadata={"Date": None})
+
+
+PLOTS = {
+    "chapter": plot_chapter,
+    "throughput": plot_throughput,
+    "time_to_accuracy": plot_time_to_accuracy,
+}
 
 
 def fill(page: str, name: str, text: str) -> str:

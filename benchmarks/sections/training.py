@@ -82,10 +82,23 @@ def scales(found: Found) -> str:
     return table(head, body)
 
 
-def curve(found: Found) -> str:
-    """The chapter's run, epoch by epoch."""
-    rows = [[f"{row['epoch']:.0f}", f"{row['loss']:.3f}", f"{row['accuracy']:.3f}"] for row in found["epochs"]]
-    return table(["epoch", "training loss", "training accuracy"], rows) + f"\n\n{found['about']}"
+def chapter(found: Found) -> str:
+    """The chapter's runs: each one's end, and their training epoch by epoch, on average."""
+    runs = found["runs"]
+    ends: list[list[object]] = [[run["seed"], f"{run['top1']:.4f}"] for run in runs]
+    if len(runs) > 1:
+        ends.append(["mean (sd)", f"{found['top1_mean']:.4f} ({found['top1_sd']:.4f})"])
+    epochs: list[list[object]] = []
+    for parts in zip(*(run["epochs"] for run in runs), strict=True):
+        means = (sum(part[key] for part in parts) / len(parts) for key in ("loss", "accuracy"))
+        epochs.append([parts[0]["epoch"], *(f"{mean:.3f}" for mean in means)])
+    seconds = ", ".join(f"{run['seconds']:.0f}" for run in runs)
+    return (
+        f"{table(['seed', 'test top-1 after the last epoch'], ends)}\n\n"
+        f"{table(['epoch', 'training loss', 'training accuracy'], epochs)}\n\n"
+        f"Means over {counted(len(runs), 'seed')}, over all steps of an epoch. {found['device']}, torch "
+        f"{found['torch']}, float32; {seconds} s of training, {found['at_once']} at a time."
+    )
 
 
 def search(found: Found) -> str:
@@ -97,4 +110,7 @@ def search(found: Found) -> str:
         ]
         for row in found["rows"]
     ]  # fmt: skip
-    return table(["change", "keys", "validation top-1, mean", "sd", "n", "seconds, median"], rows)
+    return (
+        f"{table(['change', 'keys', 'validation top-1, mean', 'sd', 'n', 'seconds, median'], rows)}\n\n"
+        f"{found['device']}, torch {found['torch']}."
+    )

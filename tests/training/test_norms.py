@@ -36,6 +36,18 @@ def test_equals_update_bn() -> None:
         torch.testing.assert_close(a, b, msg=key)
 
 
+def test_pictures_are_taken_to_the_network() -> None:
+    """As `evaluate --reestimate` needs it on a GPU, where the pictures lie in the processor's memory."""
+    seen = []
+
+    class Elsewhere(torch.nn.Linear):
+        def forward_aux(self, pixels: torch.Tensor) -> None:
+            seen.append(pixels.device.type)
+
+    reestimate(Elsewhere(1, 1, device="meta"), batches())
+    assert seen == ["meta"] * 3
+
+
 def test_auxiliary_heads_are_counted_and_frozen_ones_left() -> None:
     net = model(aux=True).train()
     net.trunk.conv1.requires_grad_(False)

@@ -43,11 +43,16 @@ def scale_to_weights(parameters: Iterable[nn.Parameter]) -> None:
     least, and as 1 for biases and normalisations. A network of 22 layers without shortcuts has gradients of very
     different sizes along its depth; so each layer moves by the same share of itself.
     """
-    weights: list[Tensor] = [p for p in parameters if p.grad is not None]
-    grads: list[Tensor] = [p.grad for p in weights if p.grad is not None]
-    sizes, lengths = torch._foreach_norm(grads), torch._foreach_norm(weights)
-    ratios = [
-        (length.clamp_min(1.0) if weight.ndim > 1 else torch.ones_like(length)) / (size + 1e-8)
-        for weight, length, size in zip(weights, lengths, sizes, strict=True)
-    ]
-    torch._foreach_mul_(grads, ratios)
+    moved = [(p, p.grad) for p in parameters if p.grad is not None]
+    # One tensor for the norms of all: on a GPU a kernel for each would take longer than the rest of the step.
+    if matrices := [(weight, grad) for weight, grad in moved if weight.ndim > 1]:
+        lengths = torch.stack(torch._foreach_norm([weight for weight, _ in matrices])).clamp_min(1.0)
+        _scale([grad for _, grad in matrices], lengths)
+    if rest := [grad for weight, grad in moved if weight.ndim <= 1]:
+        _scale(rest, torch.ones((), device=rest[0].device))
+
+
+def _scale(grads: list[Tensor], lengths: Tensor) -> None:
+    """Give `grads`, in place, these norms: one for each, or one for all."""
+    sizes = torch.stack(torch._foreach_norm(grads))
+    torch._foreach_mul_(grads, list((lengths / (sizes + 1e-8)).unbind()))

@@ -25,6 +25,7 @@ def reestimate(model: Any, batches: Iterable[Tensor]) -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
+    device = next(model.parameters()).device
     model.eval()
     for norm in norms:
         norm.train()
@@ -32,7 +33,7 @@ def reestimate(model: Any, batches: Iterable[Tensor]) -> None:
         norm.momentum = None  # a plain average
     with torch.no_grad():
         for pixels in batches:
-            model.forward_aux(pixels)
+            model.forward_aux(pixels.to(device))
     for norm, momentum in momenta.items():
         norm.momentum = momentum
     for module, mode in modes.items():
