@@ -86,7 +86,7 @@ def plot_chapter(found: Found) -> None:
     for run in found["runs"]:
         epochs, accuracy = zip(*((row["epoch"], row["accuracy"]) for row in run["epochs"]), strict=True)
         (line,) = axes.plot(epochs, accuracy, "o-", ms=3, label=f"training, seed {run['seed']}")
-        axes.plot(epochs[-1], run["top1"], "*", ms=11, color=line.get_color())
+        axes.plot(epochs[-1], run["top1"], "*", ms=8, mec="white", mew=0.6, zorder=3, color=line.get_color())
     axes.plot([], [], "k*", label="test, at the end")
     axes.axhline(0.888, ls=":", color="grey", label="test, median of 81 published runs")
     axes.set(xlabel="epoch", ylabel="top-1", ylim=(0, 1), xticks=epochs)
