@@ -102,15 +102,16 @@ def chapter(found: Found) -> str:
 
 
 def search(found: Found) -> str:
-    """One change of the recipe a row."""
+    """One change of the recipe a row; seconds where one run was made at a time."""
+    alone = found["at_once"] == 1
     rows = [
         [
             row["change"], f"`{row['keys']}`" if row["keys"] else "", f"{row['validation_top1_mean']:.4f}",
-            row["validation_top1_sd"], row["n"], row["seconds"],
+            "" if row["validation_top1_sd"] is None else row["validation_top1_sd"], row["n"],
+            *([row["seconds"]] if alone else []),
         ]
         for row in found["rows"]
     ]  # fmt: skip
-    return (
-        f"{table(['change', 'keys', 'validation top-1, mean', 'sd', 'n', 'seconds, median'], rows)}\n\n"
-        f"{found['device']}, torch {found['torch']}."
-    )
+    head = ["change", "keys", "validation top-1, mean", "sd", "n", *(["seconds, median"] if alone else [])]
+    mirrored = ", with mirror images" if found["mirrored"] else ""
+    return f"{table(head, rows)}\n\nSeeds from 0{mirrored}; {found['device']}, torch {found['torch']}."

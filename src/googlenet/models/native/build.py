@@ -14,7 +14,7 @@ from pathlib import Path
 from ...cache import cache_folder
 
 SOURCE = Path(__file__).with_name("kernels.c")
-INCLUDED = Path(__file__).with_name("maps.h")
+INCLUDED = (Path(__file__).with_name("maps.h"), Path(__file__).with_name("tiles.h"))
 
 # Nothing here lets the compiler reorder sums: the same rows give the same bits.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -32,7 +32,7 @@ def kernels() -> ctypes.CDLL | None:
     if not compiler or os.environ.get("GOOGLENET_NATIVE") == "0":
         return None
     # A home folder may be shared by machines with other processors.
-    about = "\n".join((SOURCE.read_text(), INCLUDED.read_text(), *compiler, *FLAGS, _processor()))
+    about = "\n".join((SOURCE.read_text(), *(file.read_text() for file in INCLUDED), *compiler, *FLAGS, _processor()))
     library = cache_folder() / f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
     try:
         if not library.exists():

@@ -5,7 +5,8 @@
  * numbers, so that a pass can read from, or write into, some of the columns of a wider matrix: that is how the paths of
  * an Inception block are concatenated without a copy.
  *
- * A NaN goes through every pass as it does in PyTorch (hence "< 0 ? 0 : x"), so that a diverging run is noticed.
+ * A NaN goes through every pass as it does in PyTorch (hence "< 0 ? 0 : x"), so that a diverging run is noticed; in
+ * tiles.h it reaches the whole of its tile.
  * Sums over rows are taken chunk by chunk and the chunks added in order, so the bits do not depend on the threads.
  * build.py compiles this file on first use; passes.py is the only caller.
  */
@@ -55,6 +56,91 @@ static inline void store_lanes_float(float *to, floats x) { *(floats *)to = x; }
 #undef store
 #undef load_lanes
 #undef store_lanes
+
+/* out = L in L' for a square of numbers, each of LANES channels. L has `to` rows and `from` columns, or, `transposed`, lies
+ * the other way round. It is known when this is compiled, so its zeros and ones cost nothing.
+ */
+static inline __attribute__((always_inline)) void sandwich(const int to, const int from, const float *L,
+                                                           const int transposed, const floats *in, floats *out) {
+    floats half[36];
+#pragma GCC unroll 6
+    for (int i = 0; i < to; i++)
+#pragma GCC unroll 6
+        for (int l = 0; l < from; l++) {
+            floats sum = {0};
+#pragma GCC unroll 6
+            for (int k = 0; k < from; k++) {
+                const float factor = transposed ? L[k * to + i] : L[i * from + k];
+                if (factor != 0) sum += factor * in[k * from + l];
+            }
+            half[i * from + l] = sum;
+        }
+#pragma GCC unroll 6
+    for (int i = 0; i < to; i++)
+#pragma GCC unroll 6
+        for (int j = 0; j < to; j++) {
+            floats sum = {0};
+#pragma GCC unroll 6
+            for (int l = 0; l < from; l++) {
+                const float factor = transposed ? L[l * to + j] : L[j * from + l];
+                if (factor != 0) sum += factor * half[i * from + l];
+            }
+            out[i * to + j] = sum;
+        }
+}
+
+/* B', G and A' of tiles.h, row by row */
+static const float INPUT_2_float32[] = {1, 0, -1, 0,  0, 1, 1, 0,  0, -1, 1, 0,  0, 1, 0, -1};
+static const float WEIGHT_2_float32[] = {1, 0, 0,  1.f / 2, 1.f / 2, 1.f / 2,  1.f / 2, -1.f / 2, 1.f / 2,  0, 0, 1};
+static const float OUTPUT_2_float32[] = {1, 1, 1, 0,  0, 1, -1, -1};
+static const float INPUT_3_float32[] = {
+    2, -1, -2, 1, 0,
+    0, -2, -1, 1, 0,
+    0, 2, -3, 1, 0,
+    0, -1, 0, 1, 0,
+    0, 2, -1, -2, 1};
+static const float WEIGHT_3_float32[] = {
+    1.f / 2, 0, 0,
+    -1.f / 2, -1.f / 2, -1.f / 2,
+    -1.f / 6, 1.f / 6, -1.f / 6,
+    1.f / 6, 1.f / 3, 2.f / 3,
+    0, 0, 1};
+static const float OUTPUT_3_float32[] = {1, 1, 1, 1, 0,  0, 1, -1, 2, 0,  0, 1, 1, 4, 1};
+static const float INPUT_4_float32[] = {
+    4, 0, -5, 0, 1, 0,
+    0, -4, -4, 1, 1, 0,
+    0, 4, -4, -1, 1, 0,
+    0, -2, -1, 2, 1, 0,
+    0, 2, -1, -2, 1, 0,
+    0, 4, 0, -5, 0, 1};
+static const float WEIGHT_4_float32[] = {
+    1.f / 4, 0, 0,
+    -1.f / 6, -1.f / 6, -1.f / 6,
+    -1.f / 6, 1.f / 6, -1.f / 6,
+    1.f / 24, 1.f / 12, 1.f / 6,
+    1.f / 24, -1.f / 12, 1.f / 6,
+    0, 0, 1};
+static const float OUTPUT_4_float32[] = {
+    1, 1, 1, 1, 1, 0,
+    0, 1, -1, 2, -2, 0,
+    0, 1, 1, 4, 4, 0,
+    0, 1, -1, 8, -8, 1};
+
+#define M 2
+#define TILED(name) name##_2_float32
+#include "tiles.h"
+#undef M
+#undef TILED
+#define M 3
+#define TILED(name) name##_3_float32
+#include "tiles.h"
+#undef M
+#undef TILED
+#define M 4
+#define TILED(name) name##_4_float32
+#include "tiles.h"
+#undef M
+#undef TILED
 
 /* bfloat16 is the upper half of a float32; stored, a number is rounded to the nearest, ties to even. */
 static inline float load_bfloat16(uint16_t x) {

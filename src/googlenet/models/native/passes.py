@@ -5,14 +5,14 @@ weights that a map meets are of its type, and every number per column (statistic
 float32. Functions of the kind ``x_backward`` take the gradient of what ``x`` returned.
 """
 
-import ctypes
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .build import kernels
+from .calls import call
+from .tiles import convolve_tiles, convolve_tiles_backward, tile_side
 
 # Above so many rows oneDNN's 1x1 convolution is faster than MKL's matrix product.
 PRODUCT_ROWS = 6144
@@ -34,18 +34,6 @@ def as_map(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.view(n, h, w, -1).permute(0, 3, 1, 2)
 
 
-def _call(kernel: str, dtype: torch.dtype, *arguments: Tensor | int) -> None:
-    """Call the kernel for maps of `dtype`.
-
-    A matrix is handed over as its first element's address, whichever columns it is a view of.
-    """
-    library = kernels()
-    assert library is not None
-    getattr(library, f"{kernel}_{str(dtype).removeprefix('torch.')}")(
-        *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_long(a) for a in arguments)
-    )
-
-
 def _columns(matrix: Tensor) -> tuple[Tensor, int]:
     """The matrix and the distance of its rows, as the kernels take them."""
     return matrix, matrix.stride(0)
@@ -55,19 +43,20 @@ def _columns(matrix: Tensor) -> tuple[Tensor, int]:
 
 
 def dense_weight(weight: Tensor, x: Tensor) -> Tensor | None:
-    """The matrix that a padded k x k convolution is on maps as small as `x`; None where it is not worth it."""
+    """The matrix that a padded k x k convolution is on maps as small as `x`; None where it is not worth it.
+
+    On such maps every pixel of the output sees all of the input, and most taps of the others fall on the padding.
+    """
     out, into, k, _ = weight.shape
     centre, side = k // 2, x.shape[2]
-    if k == 1 or side > 2 or side != x.shape[3]:
+    if k == 1 or side > centre + 1 or side != x.shape[3]:
         return None
-    if side == 1:
-        return weight[:, :, centre, centre].contiguous()
-    dense = weight.new_empty(2, 2, out, 2, 2, into)
-    for i in range(2):
-        for j in range(2):
-            taps = weight[:, :, centre - i : centre - i + 2, centre - j : centre - j + 2]
+    dense = weight.new_empty(side, side, out, side, side, into)
+    for i in range(side):
+        for j in range(side):
+            taps = weight[:, :, centre - i : centre - i + side, centre - j : centre - j + side]
             dense[i, j] = taps.permute(0, 2, 3, 1)
-    return dense.view(4 * out, 4 * into)
+    return dense.view(side * side * out, side * side * into)
 
 
 def _taps(dense: Tensor, weight: Tensor, side: int) -> Tensor:
@@ -75,13 +64,11 @@ def _taps(dense: Tensor, weight: Tensor, side: int) -> Tensor:
     out, into, k, _ = weight.shape
     centre = k // 2
     taps = torch.zeros_like(weight)
-    if side == 1:
-        taps[:, :, centre, centre] = dense
-        return taps
-    parts = dense.view(2, 2, out, 2, 2, into)
-    for i in range(2):
-        for j in range(2):
-            taps[:, :, centre - i : centre - i + 2, centre - j : centre - j + 2] += parts[i, j].permute(0, 3, 1, 2)
+    parts = dense.view(side, side, out, side, side, into)
+    for i in range(side):
+        for j in range(side):
+            part = parts[i, j].permute(0, 3, 1, 2)
+            taps[:, :, centre - i : centre - i + side, centre - j : centre - j + side] += part
     return taps
 
 
@@ -95,6 +82,8 @@ def convolve(x: Tensor, weight: Tensor, dense: Tensor | None, bias: Tensor | Non
         flat = as_matrix(x).view(x.shape[0], -1)
         out = torch.mm(flat, dense.t()) if bias is None else torch.addmm(bias.repeat(side * side), flat, dense.t())
         return out.view(rows, -1)
+    if stride == 1 and (tile := tile_side(weight, x)):
+        return convolve_tiles(x, weight, bias, tile)
     return as_matrix(channels_last(F.conv2d(x, weight, bias, stride, k // 2)))
 
 
@@ -110,6 +99,8 @@ def convolve_backward(
         flat, flat_grad = as_matrix(x).view(x.shape[0], -1), grad.view(x.shape[0], -1)
         into = torch.mm(flat_grad, dense).view(rows, -1) if need_input else None
         return into, _taps(torch.mm(flat_grad.t(), flat), weight, side)
+    if stride == 1 and (tile := tile_side(weight, x)):
+        return convolve_tiles_backward(grad, x, weight, tile, need_input)
     n, _, h, w = x.shape
     out_size = (n, -(-h // stride), -(-w // stride), -1)
     dx, dweight, _ = torch.ops.aten.convolution_backward(
@@ -136,7 +127,7 @@ def normalise(pre: Tensor, norms: list[Any], gain: Tensor | None, bias: Tensor) 
     if gain is None:
         return None
     mean, variance = torch.empty(2, pre.shape[1])
-    _call("column_statistics", pre.dtype, *pre.shape, *_columns(pre), mean, variance)
+    call("column_statistics", pre.dtype, *pre.shape, *_columns(pre), mean, variance)
     inverse = torch.rsqrt(variance + norms[0].eps)
     scale = gain * inverse
     unbiased = variance * (len(pre) / max(len(pre) - 1, 1))
@@ -154,10 +145,10 @@ def activate(pre: Tensor, found: Statistics | None, *outputs: Tensor) -> None:
         part = slice(column, column + out.shape[1])
         column = part.stop
         if found is None:
-            _call("relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), *_columns(out))
+            call("relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), *_columns(out))
         else:
             scale, shift = found.scale[part], found.shift[part]
-            _call("scale_relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), scale, shift, *_columns(out))
+            call("scale_relu_forward", pre.dtype, *out.shape, *_columns(pre[:, part]), scale, shift, *_columns(out))
 
 
 def activate_backward(
@@ -173,12 +164,12 @@ def activate_backward(
         part = slice(column, column + out.shape[1])
         column = part.stop
         if found is None or pre is None or gain_grad is None:
-            _call(
+            call(
                 "relu_backward", out.dtype, *out.shape,
                 *_columns(grad), *_columns(out), *_columns(into[:, part]), bias_grad[part],
             )  # fmt: skip
         else:
-            _call(
+            call(
                 "norm_relu_backward", out.dtype, *out.shape, *_columns(grad), *_columns(pre[:, part]),
                 *(values[part] for values in found), *_columns(into[:, part]), gain_grad[part], bias_grad[part],
             )  # fmt: skip
@@ -215,7 +206,7 @@ def pool(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     out = x.new_empty(n * window.height * window.width, c)
     choice = torch.empty_like(out, dtype=torch.int16)
-    _call("pool_forward", x.dtype, n, h, w, c, *window, x, out, choice)
+    call("pool_forward", x.dtype, n, h, w, c, *window, x, out, choice)
     return out, choice
 
 
@@ -223,5 +214,5 @@ def pool_backward(grad: Tensor, choice: Tensor, window: Window, shape: torch.Siz
     """Gradient matrix of the maxima -> that of the map, added `onto` a matrix where one is given."""
     n, c, h, w = shape
     into = grad.new_empty(n * h * w, c) if onto is None else onto
-    _call("pool_backward", into.dtype, n, h, w, c, *window, int(onto is not None), grad.contiguous(), choice, into)
+    call("pool_backward", into.dtype, n, h, w, c, *window, int(onto is not None), grad.contiguous(), choice, into)
     return into

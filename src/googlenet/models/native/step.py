@@ -5,7 +5,8 @@ A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c 
 - the three 1x1 convolutions that read the same map are one matrix product, with their weights side by side;
 - batch normalisation and ReLU are one pass, which writes straight into the block's concatenated output;
 - a 1x1 convolution is a product, and so is a padded 3x3 or 5x5 on a map of 1x1 (its centre tap) or 2x2 (a dense
-  product of 4c by 4c): on such maps most taps fall on the padding;
+  product of 4c by 4c), and a 5x5 on one of 3x3: on such maps most taps fall on the padding;
+- other 3x3 convolutions go by tiles, with fewer multiplications, in float32 (`tiles`);
 - max pooling remembers which pixel won.
 
 Only training on the CPU comes here, in float32 or, under ``torch.autocast("cpu", torch.bfloat16)``, with maps in
