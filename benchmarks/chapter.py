@@ -1,6 +1,6 @@
 """The chapter's own recipe, whole: `fashion-mnist-d2l`, ten epochs, on the device that there is; its curve.
 
-Ten epochs take about 94 minutes of two cores, and minutes of a GPU. Run: make bench-chapter
+Ten epochs take about 61 minutes of two cores, and minutes of a GPU. Run: make bench-chapter
 """
 
 import argparse

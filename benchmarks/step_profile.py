@@ -18,7 +18,8 @@ BATCH = 128
 KINDS = {
     "convolutions and products, forward": ("mkldnn_convolution", "aten::addmm"),
     "convolutions and products, backward": ("convolution_backward",),
-    "matrix products (ours: forward and backward)": ("aten::mm",),
+    "matrix products (ours: forward and backward)": ("aten::mm", "aten::bmm", "aten::baddbmm"),
+    "maps into tiles and back": ("tiles",),
     "max pooling": ("max_pool2d", "kernel pool"),
     "batch normalisation and ReLU": ("relu", "clamp", "threshold", "norm", "statistics"),
     "concatenation, copies, fills": ("aten::cat", "copy_", "fill_", "zero_"),
@@ -49,15 +50,16 @@ def our_step(size: int) -> Callable[[], None]:
     """The same arithmetic, our way; each native kernel is shown under its name."""
     import googlenet
     from googlenet.models import native
-    from googlenet.models.native import passes
+    from googlenet.models.native import passes, tiles
 
-    call = passes._call
+    call = passes.call
 
     def named(kernel: str, *arguments: object) -> None:
         with torch.profiler.record_function(f"kernel {kernel}"):
             call(kernel, *arguments)  # type: ignore[arg-type]
 
-    passes._call = named  # type: ignore[assignment]
+    for module in (passes, tiles):
+        module.call = named  # type: ignore[assignment]
     net = googlenet.create("googlenet_d2l", 10, 1).train()
     native.enable(net)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, fused=True)
