@@ -47,7 +47,7 @@ def textbook_step(size: int) -> Callable[[], None]:
 
 
 def our_step(size: int) -> Callable[[], None]:
-    """The same arithmetic, our way; each native kernel is shown under its name."""
+    """The same functions, our way; each native kernel is shown under its name."""
     import googlenet
     from googlenet.models import native
     from googlenet.models.native import passes, tiles

@@ -1,4 +1,4 @@
-"""Training speed: our step against the textbook's (`textbook.py`), the same arithmetic, in one call.
+"""Training speed: our step against the textbook's (`textbook.py`), the same functions, in one call.
 
 Each side runs in a process of its own, in turn, several rounds; the figures are medians. Prints a table, and with
 ``--json`` one JSON document. Run: make bench-throughput

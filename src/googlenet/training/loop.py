@@ -83,7 +83,7 @@ def fit(
     optimiser = build_optimiser(recipe.optimiser, model)
     processes.on_main(lambda: prepare.make_folder(run, recipe, command))
 
-    # What changes the weights. The native step is the same arithmetic, on CPUs only; its batch normalisation knows
+    # What changes the weights. The native step computes the same, on CPUs only; its batch normalisation knows
     # the pictures of one process.
     is_native = not shares_statistics and not recipe.compile and native.enable(model)
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Forward and backward of the network's parts as few passes over memory as they need. Same arithmetic, same weights.
+"""Forward and backward of the network's parts as few passes over memory as they need. The same functions and weights.
 
 A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c columns, and on it
 
