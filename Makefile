@@ -9,7 +9,7 @@ MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profil
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 3 minutes on 2 cores)"
-	@echo "make test   set up, lint and run every test (about 13 minutes on 2 cores)"
+	@echo "make test   set up, lint and run every test (about 14 minutes on 2 cores)"
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  speed of a step and time to accuracy, against the textbook's (about 15 minutes on 2 cores)"

@@ -6,7 +6,6 @@ Ten epochs take about 61 minutes of two cores, and minutes of a GPU. Run: make b
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +14,14 @@ from typing import Any
 
 import torch
 
+from asking import device, googlenet
+
 RECIPE = "fashion-mnist-d2l"
 
 
 def run(seed: int, flags: list[str], out: Path) -> dict[str, Any]:
     """One run: final test top-1, seconds, and each epoch's mean training loss and accuracy."""
-    command = [sys.executable, "-m", "googlenet", "train", RECIPE, f"--seed={seed}", f"--out={out}", "--json", *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr.strip().splitlines()[-1])
-    answer = json.loads(done.stdout)
+    answer = googlenet("train", RECIPE, f"--seed={seed}", f"--out={out}", *flags)
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [entry for entry in entries if entry["split"] == "train"]
     epochs: dict[int, list[dict[str, float]]] = {}
@@ -54,14 +51,19 @@ def main() -> None:
     found = {
         "recipe": RECIPE,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "device": device(),
         "threads": torch.get_num_threads(),
         "at_once": args.at_once,
         "runs": runs,
         "top1_mean": round(statistics.mean(top1), 4),
         "top1_sd": round(statistics.stdev(top1), 4) if args.seeds > 1 else None,
     }
-    print(json.dumps(found, indent=2))
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    for told in runs:
+        print(f"seed {told['seed']}: test top-1 {told['top1']:.4f} after {told['seconds']} s")
+    print(f"mean {found['top1_mean']:.4f}, sd {found['top1_sd']}, on {found['device']}")
 
 
 if __name__ == "__main__":

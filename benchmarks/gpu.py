@@ -85,7 +85,12 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark is for a CUDA device, and there is none")
     found = compare(tuple(args.sizes), tuple(args.epochs), args.steps, args.seeds)
-    print(json.dumps(found, indent=2))
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{found['card']}, torch {found['torch']}: training images/s, and {FAST}: seconds and test top-1")
+    for row in (*found["rows"], *found["fast"]):  # type: ignore[misc]
+        print(f"  {row}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ normalisation's statistics averaged anew for each size over 50 batches of traini
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,18 +13,12 @@ from typing import Any
 
 import torch
 
+from asking import device, googlenet
+
 RECIPE = "fashion-mnist-multiscale"
 SIZES = "24,28,32,40,48,64,96"
 NORMS: dict[str, list[str]] = {"statistics as saved": [], "statistics of each size": ["--reestimate", "50"]}
 RUNS: dict[str, list[str]] = {"many sizes": [], "48 px alone": ["--size.kind=fixed", "--size.train=48"]}
-
-
-def googlenet(*arguments: str) -> Any:
-    """What a command answers with ``--json``."""
-    done = subprocess.run([sys.executable, "-m", "googlenet", *arguments, "--json"], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout)
 
 
 def measured(name: str, changes: list[str], sizes: str, scratch: Path) -> dict[str, Any]:
@@ -53,8 +45,7 @@ def main() -> None:
         found = pool.map(lambda name: measured(name, args.changes, args.sizes, Path(folder)), RUNS)
         runs = {name: run for part in found for name, run in part.items()}
     if args.json:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-        about = {"recipe": RECIPE, "changes": args.changes, "device": device, "torch": torch.__version__}
+        about = {"recipe": RECIPE, "changes": args.changes, "device": device(), "torch": torch.__version__}
         print(json.dumps({**about, "runs": runs}, indent=2))
         return
     for name, run in runs.items():

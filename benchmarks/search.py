@@ -8,14 +8,14 @@ each network by its answers to the picture and to its mirror image together. Run
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from asking import device, googlenet
 
 FAST: dict[str, list[str]] = {
     "as shipped": [],
@@ -55,14 +55,6 @@ BEST: dict[str, list[str]] = {
 }  # fmt: skip
 
 VARIANTS = {"fashion-mnist-fast": FAST, "fashion-mnist-best": BEST}
-
-
-def googlenet(*arguments: str) -> Any:
-    """What a command answers with ``--json``."""
-    done = subprocess.run([sys.executable, "-m", "googlenet", *arguments, "--json"], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout)
 
 
 def run(recipe: str, changes: list[str], seed: int, mirrored: bool) -> dict[str, float]:
@@ -113,7 +105,7 @@ def main() -> None:
     if args.json:
         about = {
             "recipe": args.recipe, "mirrored": args.mirrored, "at_once": args.at_once, "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+            "device": device(),
         }  # fmt: skip
         print(json.dumps({**about, "rows": rows}, indent=2))
         return
