@@ -136,6 +136,7 @@ def _loaded(run: Path) -> tuple[Any, Any]:
         (["detect", "SMOKE", "SAMPLE"], "does not find objects"),
         (["detect", "SCENES", "nowhere.png"], "no such file"),
         (["evaluate", "SCENES", "--crops", "10"], "--crops is for classification"),
+        (["evaluate", "SCENES", "--shift", "1"], "--shift is for classification"),
         (["train", "scenes-smoke", "--augment.shift=2"], "augment.flip"),
         (["train", "fashion-mnist-smoke", "--data.source=scenes"], "is for task: detection"),
         (["train", "scenes-smoke", "--data.source=fashion-mnist"], "unknown source of boxes"),

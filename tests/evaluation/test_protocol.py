@@ -119,7 +119,8 @@ def test_wrong_usage(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = desk / "googlenet_bn.safetensors"
     for flags, said in (
         (["--crops", "7"], "1, 10 and 144"),
-        (["--crops", "10", "--flip"], "leave --sizes and --flip off"),
+        (["--crops", "10", "--flip"], "leave --sizes, --shift and --flip off"),
+        (["--crops", "10", "--shift", "1"], "leave --sizes, --shift and --flip off"),
         (["--sizes", "32,40", "--with", str(run)], "--size or --crops"),
         (["--flip", "--with", str(run)], "--size or --crops"),
         (["--calibrate", "--crops", "10"], "leave --crops and --with off"),

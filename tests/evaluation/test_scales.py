@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,8 +19,8 @@ from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
 from googlenet.evaluation.metrics import Outputs, scores
 from googlenet.evaluation.scales import (
-    Mirrored,
     SizeRow,
+    Views,
     answer_at_sizes,
     average,
     average_logits,
@@ -38,24 +39,37 @@ def pictures(count: int) -> Split:
     return Split(images, torch.arange(count) % 5, [str(n) for n in range(count)])
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_average_by_hand(flip: bool) -> None:
+def views_by_hand(pixels: torch.Tensor, flip: bool, shift: int) -> list[torch.Tensor]:
+    """A batch's views, by NumPy."""
+    edges = np.pad(pixels.numpy(), ((0, 0), (0, 0), (shift, shift), (shift, shift)), mode="edge")
+    offsets = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)] if shift else [(0, 0)]
+    size = pixels.shape[-1]
+    views = []
+    for down, right in offsets:
+        view = np.roll(edges, (down * shift, right * shift), axis=(2, 3))[
+            ..., shift : shift + size, shift : shift + size
+        ]
+        views += [view, view[..., ::-1]] if flip else [view]
+    return [torch.from_numpy(view.copy()) for view in views]
+
+
+@pytest.mark.parametrize(("flip", "shift"), [(False, 0), (True, 0), (False, 2), (True, 1)])
+def test_average_by_hand(flip: bool, shift: int) -> None:
     model, split = googlenet.create("googlenet_d2l", 5, 1).eval(), pictures(9)
     sizes = [12, 16, 30]
-    answers = list(answer_at_sizes(model, split, GREY, sizes, flip=flip))
+    answers = list(answer_at_sizes(model, split, GREY, sizes, flip=flip, shift=shift))
     assert [answer.size for answer in answers] == sizes
     expected = torch.zeros(9, 5)
     with torch.no_grad():
         for size in sizes:
-            pixels = GREY(split.images, size)
-            views = [pixels, pixels.flip(-1)] if flip else [pixels]
+            views = views_by_hand(GREY(split.images, size), flip, shift)
             for view in views:
                 expected += model(view).softmax(1) / (len(views) * len(sizes))
     mean = average([answer.outputs for answer in answers])
     torch.testing.assert_close(mean.logits.softmax(1).float(), expected)
     figures = scores(mean)
-    by_hand = -expected.gather(1, split.labels.unsqueeze(1)).log().mean().item()
-    assert figures["loss"] == pytest.approx(by_hand, rel=1e-5)
+    loss = -expected.gather(1, split.labels.unsqueeze(1)).log().mean().item()
+    assert figures["loss"] == pytest.approx(loss, rel=1e-5)
     assert figures["top1"] == (expected.argmax(1) == split.labels).double().mean().item()
 
 
@@ -75,7 +89,7 @@ def test_average_is_a_distribution_and_never_worse_than_the_mean_loss(seed: int,
 
 
 def test_mirrored_answers_the_same_for_a_picture_and_its_mirror() -> None:
-    model = Mirrored(googlenet.create("googlenet_d2l", 5, 1).eval())
+    model = Views(googlenet.create("googlenet_d2l", 5, 1).eval(), flip=True, shift=1)
     x = torch.randn(3, 1, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(model(x), model(x.flip(-1)))
@@ -87,9 +101,9 @@ def test_rows_count_the_classifier_without_auxiliary_heads() -> None:
     plain = googlenet.create("googlenet_d2l", 5, 1).eval()
     aided = googlenet.create("googlenet_d2l", 5, 1, aux=True).eval()
     split = pictures(4)
-    for flip, times in ((False, 1), (True, 2)):
-        (answer,) = answer_at_sizes(aided, split, GREY, [24], flip=flip)
-        row = size_row(aided, answer, flip=flip)
+    for flip, shift, times in ((False, 0, 1), (True, 0, 2), (False, 3, 5), (True, 1, 10)):
+        (answer,) = answer_at_sizes(aided, split, GREY, [24], flip=flip, shift=shift)
+        row = size_row(aided, answer, flip=flip, shift=shift)
         assert row.macs == times * summarise(plain, 24).macs
         assert row.images_per_second == pytest.approx(4 / answer.seconds)
 
@@ -113,6 +127,10 @@ def test_sizes_that_cannot_be_are_told_before_anything_is_computed() -> None:
         check_sizes(model, [64, 30])
     with pytest.raises(ValueError, match="twice"):
         check_sizes(model, [64, 64])
+    check_sizes(model, [31, 64], 30)
+    for shift in (-1, 31):
+        with pytest.raises(ValueError, match=f"{shift} does not fit into 31 pixels"):
+            check_sizes(model, [64, 31], shift)
 
 
 def test_command_line(smoke_run: Path, tmp_path: Path, fashion_mnist_folder: Path) -> None:
@@ -158,17 +176,18 @@ def test_statistics_are_those_of_each_size(smoke_run: Path, fashion_mnist_folder
 def test_predict_averages_from_the_command_line(smoke_run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
     Image.radial_gradient("L").resize((28, 28)).save(picture)
-    done = call("predict", smoke_run, picture, "--sizes", "16,20", "--flip", "--top", 10, "--json")
+    done = call("predict", smoke_run, picture, "--sizes", "16,20", "--flip", "--shift", 1, "--top", 10, "--json")
     (answer,) = json.loads(done.out)
     checkpoint = googlenet.load(smoke_run)
     expected = torch.zeros(1, 10)
     with torch.no_grad():
         for size in (16, 20):
             pixels, _ = checkpoint.preprocess.read(Image.open(picture), size)
-            expected += checkpoint.model(torch.cat([pixels, pixels.flip(-1)])).softmax(1).mean(0, keepdim=True) / 2
+            views = torch.cat(views_by_hand(pixels, flip=True, shift=1))
+            expected += checkpoint.model(views).softmax(1).mean(0, keepdim=True) / 2
     found = {guess["label"]: guess["probability"] for guess in answer["top"]}
     assert found == pytest.approx(dict(zip(checkpoint.classes, expected[0].tolist(), strict=True)), abs=1e-6)
-    assert "20 px, and mirrored" in answer["did"]
+    assert "20 px, moved by 1 px, and mirrored" in answer["did"]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +200,9 @@ def test_predict_averages_from_the_command_line(smoke_run: Path, tmp_path: Path)
         ("--out there", 2, "--sizes"),
         ("--crops 1 --reestimate 2", 2, "--reestimate goes with"),
         ("--reestimate -1", 2, "0 or more"),
+        ("--shift 16 --size 16", 1, "16 does not fit into 16 pixels"),
+        ("--shift -1", 1, "from 0 to less than the size"),
+        ("--shift 1.5", 2, "invalid int"),
     ],
 )
 def test_wrong_usage(flags: str, code: int, said: str, smoke_run: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.pictures import PictureError, picture_files, read_picture
 from ..data.preprocess import Preprocess
 from ..models.ensemble import average_logits
-from .scales import Mirrored
+from .scales import Views
 
 BATCH = 64
 STANDARD_INPUT = "-"
@@ -50,19 +50,21 @@ def predict_pictures(
     top: int = 5,
     sizes: Sequence[int] = (),
     flip: bool = False,
+    shift: int = 0,
 ) -> Iterator[Answer]:
     """Answer for each path in turn (``-`` reads standard input), computing in batches.
 
-    The probabilities are averaged over `sizes` (pixels; none: the one of `preprocess`) and, with `flip`, over each
-    picture and its mirror image. A picture that cannot be used is answered with its `problem`; the others go on.
+    The probabilities are averaged over `sizes` (pixels; none: the one of `preprocess`) and, with `flip` and `shift`
+    (pixels), over each picture's `Views`. A picture that cannot be used is answered with its `problem`; the others
+    go on.
     """
     sizes = sizes or (preprocess.size,)
-    asked = Mirrored(model) if flip else model
+    asked = Views(model, flip=flip, shift=shift) if flip or shift else model
     model.eval()
     device = next(model.parameters()).device
     remaining = iter(paths)
     while group := list(islice(remaining, BATCH)):
-        read = [_read(path, preprocess, sizes, flip) for path in group]
+        read = [_read(path, preprocess, sizes, flip, shift) for path in group]
         usable = [pixels for pixels, _, problem in read if problem is None]
         rows: Iterator[Tensor] = iter(())
         if usable:
@@ -79,7 +81,7 @@ def predict_pictures(
 
 
 def _read(
-    path: str, preprocess: Preprocess, sizes: Sequence[int], flip: bool
+    path: str, preprocess: Preprocess, sizes: Sequence[int], flip: bool, shift: int
 ) -> tuple[list[Tensor], str, str | None]:
     """The picture at every size, what was done to it, and the problem where it cannot be used."""
     try:
@@ -93,6 +95,8 @@ def _read(
     did = read[0][1]
     if len(sizes) > 1:
         did += f", averaged with {', '.join(map(str, sizes[1:]))} px"
+    if shift:
+        did += f", moved by {shift} px"
     if flip:
         did += ", and mirrored"
     return [pixels for pixels, _ in read], did, None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -46,24 +47,47 @@ def average(outputs: Sequence[Outputs]) -> Outputs:
     return Outputs(average_logits([each.logits for each in outputs]), outputs[0].labels)
 
 
-class Mirrored(nn.Module):
-    """Answers with the mean of a picture and its mirror image, left to right."""
+class Views(nn.Module):
+    """Answers with the mean over several views of a picture: moved by `shift` pixels, and each with its mirror image.
 
-    def __init__(self, model: nn.Module):
+    Moved are four: up, down, left and right, beside the picture where it is; what comes in at a border are the pixels
+    that were there. Mirror images (`flip`) are left to right. `count` is the number of views.
+    """
+
+    def __init__(self, model: nn.Module, *, flip: bool = False, shift: int = 0):
         super().__init__()
-        self.model = model
+        self.model, self.flip, self.shift = model, flip, shift
+        self.count = views_of(flip, shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, h, w) -> logarithms of the mean probabilities (batch, classes)."""
-        return average_logits([self.model(x), self.model(x.flip(-1))])
+        views = moved(x, self.shift) if self.shift else [x]
+        if self.flip:
+            views += [view.flip(-1) for view in views]
+        return average_logits([self.model(view) for view in views])
 
 
-def check_sizes(model: Network | Ensemble, sizes: Sequence[int]) -> None:
-    """Raise ValueError unless the model takes every one of the sizes, each named once."""
+def views_of(flip: bool, shift: int) -> int:
+    """How many views of a picture `Views` averages."""
+    return (5 if shift else 1) * (2 if flip else 1)
+
+
+def moved(x: Tensor, shift: int) -> list[Tensor]:
+    """(batch, channels, h, w) as it is, and moved by `shift` pixels down, up, right and left."""
+    height, width = x.shape[-2:]
+    wide = F.pad(x, (shift,) * 4, mode="replicate")
+    corners = [(shift, shift), (0, shift), (2 * shift, shift), (shift, 0), (shift, 2 * shift)]
+    return [wide[..., top : top + height, left : left + width] for top, left in corners]
+
+
+def check_sizes(model: Network | Ensemble, sizes: Sequence[int], shift: int = 0) -> None:
+    """Raise ValueError unless the model takes every one of the sizes, each named once, and `shift` fits in them."""
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"the sizes {', '.join(map(str, sizes))} name one of them twice")
     if min(sizes) < model.min_size:
         raise ValueError(f"size {min(sizes)} is too small: this network needs at least {model.min_size} pixels")
+    if not 0 <= shift < min(sizes):
+        raise ValueError(f"a shift is from 0 to less than the size: {shift} does not fit into {min(sizes)} pixels")
 
 
 def answer_at_sizes(
@@ -73,16 +97,17 @@ def answer_at_sizes(
     sizes: Sequence[int],
     *,
     flip: bool = False,
+    shift: int = 0,
     fit_to: Callable[[int], None] | None = None,
     advance: Advance = unseen,
 ) -> Iterator[AtSize]:
-    """Every picture of `split` at each of the sizes in turn; with `flip`, averaged with its mirror image.
+    """Every picture of `split` at each of the sizes in turn; with `flip` or `shift`, averaged over its `Views`.
 
     `fit_to` is called with each size before it is asked about, to change the model for it. `advance` is told of the
     pixels that are done.
     """
     device = next(model.parameters()).device
-    asked: nn.Module = Mirrored(model) if flip else model
+    asked: nn.Module = Views(model, flip=flip, shift=shift) if flip or shift else model
     for size in sizes:
         if fit_to:
             fit_to(size)
@@ -94,7 +119,7 @@ def answer_at_sizes(
         yield AtSize(size, outputs, time.perf_counter() - started)
 
 
-def size_row(model: Network | Ensemble, answer: AtSize, *, flip: bool = False) -> SizeRow:
+def size_row(model: Network | Ensemble, answer: AtSize, *, flip: bool = False, shift: int = 0) -> SizeRow:
     """The table's line of one size; auxiliary heads, which answer nothing, are not counted."""
     macs = sum(
         counted.macs - sum(row.macs for row in counted.rows if row.name.startswith("aux_"))
@@ -106,7 +131,7 @@ def size_row(model: Network | Ensemble, answer: AtSize, *, flip: bool = False) -
         figures["top1"],
         figures["top5"],
         figures["loss"],
-        macs * (2 if flip else 1),
+        macs * views_of(flip, shift),
         len(answer.outputs.labels) / answer.seconds,
     )
 

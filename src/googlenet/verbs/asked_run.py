@@ -28,7 +28,9 @@ def asked_run(run: str, engine: str | None, threads: int | None, task: str | Non
     """
     from ..deployment.asked import Asked, raw
     from ..deployment.description import NAME, read_description
+    from ..models.native import lay_out
     from ..training.checkpoint import Checkpoint, load
+    from ..training.devices import pick_device
     from ..training.recipe import Data, Model, Recipe, Size
 
     if threads is not None and threads < 1:
@@ -48,6 +50,8 @@ def asked_run(run: str, engine: str | None, threads: int | None, task: str | Non
     if engine is None:
         if threads is not None:
             raise ValueError("--threads goes with --engine, or with an exported folder")
+        if pick_device("auto").type == "cpu":
+            lay_out(checkpoint.model)
         return checkpoint
     from ..deployment.export import Trained
     from ..deployment.kept import engine_for

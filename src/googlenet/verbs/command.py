@@ -34,11 +34,15 @@ def answer(as_json: bool, document: Any, lines: Iterable[str]) -> None:
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a verb that looks at pictures: ``--size``, ``--sizes``, ``--flip``."""
+    """The arguments of a verb that looks at pictures: ``--size``, ``--sizes``, ``--flip``, ``--shift``."""
     one_of = parser.add_mutually_exclusive_group()
     one_of.add_argument("--size", type=int, help="height and width in pixels (default: the run's)")
     one_of.add_argument("--sizes", type=whole_numbers, metavar="A,B,...", help="several; probabilities are averaged")
     parser.add_argument("--flip", action="store_true", help="average each picture with its mirror image")
+    parser.add_argument(
+        "--shift", type=int, default=0, metavar="N",
+        help="average each picture with itself moved by N pixels up, down, left and right",
+    )  # fmt: skip
 
 
 def whole_numbers(text: str) -> list[int]:

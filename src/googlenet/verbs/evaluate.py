@@ -100,9 +100,9 @@ def _check_usage(parser: VerbParser, args: argparse.Namespace) -> None:
         (args.engine and (args.sizes or args.crops or args.others or args.reestimate is not None),
          "--engine goes with --size: leave --sizes, --crops, --with and --reestimate off"),
         (args.crops and not set(args.crops) <= {1, 10, 144}, "--crops takes 1, 10 and 144"),
-        (args.crops and (args.sizes or args.flip),
-         "--crops are of the paper's scales and mirrored: leave --sizes and --flip off"),
-        (args.others and (args.sizes or args.flip), "--with goes with --size or --crops"),
+        (args.crops and (args.sizes or args.flip or args.shift),
+         "--crops are of the paper's scales and mirrored: leave --sizes, --shift and --flip off"),
+        (args.others and (args.sizes or args.flip or args.shift), "--with goes with --size or --crops"),
         (args.calibrate and (args.crops or args.others),
          "--calibrate is for one run or ensemble folder, at --size or --sizes: leave --crops and --with off"),
         (args.calibrate and args.split == "validation",
@@ -121,7 +121,7 @@ def _at_sizes(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
     from ..training.devices import pick_device
 
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
-    check_sizes(checkpoint.model, sizes)
+    check_sizes(checkpoint.model, sizes, args.shift)
     plots = _plot_folder(args) if args.sizes or args.calibrate else None
     stored = max(*sizes, checkpoint.recipe.stored_size)
     data = data_of_run(checkpoint, stored, source=args.data, root=args.root, limit=args.limit)
@@ -137,7 +137,7 @@ def _at_sizes(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
             progress.at(part)
             asked = answer_at_sizes(
                 model, parts[part], checkpoint.preprocess, sizes,
-                flip=args.flip, fit_to=fit_to, advance=progress.advance,
+                flip=args.flip, shift=args.shift, fit_to=fit_to, advance=progress.advance,
             )  # fmt: skip
             each = list(asked)
             return each, average([one.outputs for one in each]) if args.sizes else each[0].outputs
@@ -145,12 +145,13 @@ def _at_sizes(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
         answers, outputs = answers_to(name)
         held = answers_to("validation")[1] if args.calibrate else None
     found = figures(outputs, checkpoint.classes)
-    document = {**found, "split": name, "flip": args.flip, "reestimate": args.reestimate}
-    mirrored = ", each with its mirror image" if args.flip else ""
+    document = {**found, "split": name, "flip": args.flip, "shift": args.shift, "reestimate": args.reestimate}
+    views = f", each also moved by {args.shift} px" if args.shift else ""
+    views += ", each with its mirror image" if args.flip else ""
     about = f"{name}, {found['images']:,} pictures"
-    lines = [f"{about} at {', '.join(map(str, sizes))} px{mirrored}"]
+    lines = [f"{about} at {', '.join(map(str, sizes))} px{views}"]
     if args.sizes:
-        rows = [size_row(model, one, flip=args.flip) for one in answers]
+        rows = [size_row(model, one, flip=args.flip, shift=args.shift) for one in answers]
         mean = {key: found[key] for key in ("top1", "top5", "loss")}
         document |= {"sizes": sizes, "rows": [row._asdict() for row in rows]}
         document["average"] = {**mean, "best_size": best_row(rows).size}
@@ -158,7 +159,7 @@ def _at_sizes(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
         document["plot"] = None
         if plots:
             picture = plots / "sizes.png"
-            write_atomically(picture, plot(rows, mean, f"{args.run}: {about}{mirrored}"))
+            write_atomically(picture, plot(rows, mean, f"{args.run}: {about}{views}"))
             document["plot"] = str(picture)
             lines.append(f"plot: {picture}")
     else:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..training.checkpoint import Checkpoint
 
 # Arguments of the verb that ask about classification.
-NOT_HERE = ("flip", "crops", "calibrate", "reestimate", "out", "engine", "threads")
+NOT_HERE = ("flip", "shift", "crops", "calibrate", "reestimate", "out", "engine", "threads")
 
 
 def wrong_argument(args: argparse.Namespace) -> str | None:

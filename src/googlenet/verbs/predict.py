@@ -38,7 +38,7 @@ def predict(argv: list[str]) -> None:
 
     checkpoint = asked_run(args.run, args.engine, args.threads, "classification")
     sizes = chosen_sizes(args, checkpoint.preprocess.size)
-    check_sizes(checkpoint.model, sizes)
+    check_sizes(checkpoint.model, sizes, args.shift)
     if args.ray:
         predict_in_parts(args, sizes)
         return
@@ -50,6 +50,7 @@ def predict(argv: list[str]) -> None:
         top=args.top,
         sizes=sizes,
         flip=args.flip,
+        shift=args.shift,
     )
     documents, problems = [], []
     for answer in answers:

@@ -3,9 +3,9 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .asked_run import asked_run
 from .command import answer
@@ -35,14 +35,15 @@ def predict_in_parts(args: argparse.Namespace, sizes: Sequence[int]) -> None:
 
     if STANDARD_INPUT in args.images:
         raise ValueError("--ray reads files and folders, not standard input")
-    run, engine, top, flip = str(Path(args.run).absolute()), args.engine, args.top, args.flip
+    run, engine, top = str(Path(args.run).absolute()), args.engine, args.top
     run = run if Path(run).exists() else args.run
     paths = [str(Path(path).absolute()) for path in expand(args.images)]
     workers = args.workers or os.cpu_count() or 1
-    about = {"run": run, "top": top, "sizes": list(sizes), "flip": flip, "engine": engine}
+    views = {"flip": args.flip, "shift": args.shift}
+    about = {"run": run, "top": top, "sizes": list(sizes), **views, "engine": engine}
 
     def ready() -> "Answers":
-        return answers_of(run, engine, top, list(sizes), flip)
+        return answers_of(run, engine, top, list(sizes), views)
 
     print(f"{len(paths):,} pictures, {workers} workers", file=sys.stderr)
     # Ray tells of workers that died on standard output, which is for the answer alone.
@@ -55,8 +56,8 @@ def predict_in_parts(args: argparse.Namespace, sizes: Sequence[int]) -> None:
     )
 
 
-def answers_of(run: str, engine: str | None, top: int, sizes: Sequence[int], flip: bool) -> "Answers":
-    """What answers in one worker: the run, with one thread."""
+def answers_of(run: str, engine: str | None, top: int, sizes: Sequence[int], views: Mapping[str, Any]) -> "Answers":
+    """What answers in one worker: the run, with one thread. `views` are `flip` and `shift`."""
     import torch
 
     from ..evaluation.predict import predict_pictures
@@ -66,7 +67,7 @@ def answers_of(run: str, engine: str | None, top: int, sizes: Sequence[int], fli
 
     def answers(paths: Sequence[str]) -> "Iterator[Answer]":
         return predict_pictures(
-            checkpoint.model, checkpoint.preprocess, checkpoint.classes, paths, top=top, sizes=sizes, flip=flip
+            checkpoint.model, checkpoint.preprocess, checkpoint.classes, paths, top=top, sizes=sizes, **views
         )
 
     return answers
