@@ -3,9 +3,9 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .asked_run import asked_run
 from .command import answer
@@ -43,7 +43,7 @@ def predict_in_parts(args: argparse.Namespace, sizes: Sequence[int]) -> None:
     about = {"run": run, "top": top, "sizes": list(sizes), **views, "engine": engine}
 
     def ready() -> "Answers":
-        return answers_of(run, engine, top, list(sizes), views)
+        return answers_of(run, engine, top, list(sizes), **views)
 
     print(f"{len(paths):,} pictures, {workers} workers", file=sys.stderr)
     # Ray tells of workers that died on standard output, which is for the answer alone.
@@ -56,8 +56,10 @@ def predict_in_parts(args: argparse.Namespace, sizes: Sequence[int]) -> None:
     )
 
 
-def answers_of(run: str, engine: str | None, top: int, sizes: Sequence[int], views: Mapping[str, Any]) -> "Answers":
-    """What answers in one worker: the run, with one thread. `views` are `flip` and `shift`."""
+def answers_of(
+    run: str, engine: str | None, top: int, sizes: Sequence[int], flip: bool = False, shift: int = 0
+) -> "Answers":
+    """What answers in one worker: the run, with one thread."""
     import torch
 
     from ..evaluation.predict import predict_pictures
@@ -67,7 +69,8 @@ def answers_of(run: str, engine: str | None, top: int, sizes: Sequence[int], vie
 
     def answers(paths: Sequence[str]) -> "Iterator[Answer]":
         return predict_pictures(
-            checkpoint.model, checkpoint.preprocess, checkpoint.classes, paths, top=top, sizes=sizes, **views
-        )
+            checkpoint.model, checkpoint.preprocess, checkpoint.classes, paths,
+            top=top, sizes=sizes, flip=flip, shift=shift,
+        )  # fmt: skip
 
     return answers
