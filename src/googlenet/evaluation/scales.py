@@ -51,13 +51,12 @@ class Views(nn.Module):
     """Answers with the mean over several views of a picture: moved by `shift` pixels, and each with its mirror image.
 
     Moved are four: up, down, left and right, beside the picture where it is; what comes in at a border are the pixels
-    that were there. Mirror images (`flip`) are left to right. `count` is the number of views.
+    that were there. Mirror images (`flip`) are left to right. `views_of` says how many that makes.
     """
 
     def __init__(self, model: nn.Module, *, flip: bool = False, shift: int = 0):
         super().__init__()
         self.model, self.flip, self.shift = model, flip, shift
-        self.count = views_of(flip, shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, h, w) -> logarithms of the mean probabilities (batch, classes)."""
