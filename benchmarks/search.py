@@ -55,7 +55,18 @@ BEST: dict[str, list[str]] = {
     "Muon, fewer epochs": [*FULL_WIDTH, "--optimiser.name=muon", "--optimiser.layerwise=false", "--epochs=6"],
 }  # fmt: skip
 
-VARIANTS = {"fashion-mnist-fast": FAST, "fashion-mnist-best": BEST}
+# What the channels that are left out pay for.
+SLIM: dict[str, list[str]] = {
+    "as shipped": [],
+    "all channels, one epoch": ["--model.width=1", "--epochs=1"],
+    "half of the channels": ["--model.width=0.5"],
+    "0.4 of the channels": ["--model.width=0.4"],
+    "a quarter of the channels": ["--model.width=0.25"],
+    "batches of 128": ["--batch_size=128"],
+    "learning rate 0.008": ["--optimiser.lr=0.008"],
+}
+
+VARIANTS = {"fashion-mnist-fast": FAST, "fashion-mnist-slim": SLIM, "fashion-mnist-best": BEST}
 
 
 def run(recipe: str, changes: list[str], seed: int, mirrored: bool) -> dict[str, float]:

@@ -69,10 +69,11 @@ def plot_time_to_accuracy(found: Found) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    axes.scatter([r["seconds"] for r in found["runs"]], [r["top1"] for r in found["runs"]], label=found["recipe"])
-    axes.axvline(found["textbook_seconds_extrapolated"], ls="--", color="tab:orange", label="textbook, 10 epochs")
+    for row in found["rows"]:
+        axes.scatter([r["seconds"] for r in row["runs"]], [r["top1"] for r in row["runs"]], label=row["recipe"])
+    axes.axvline(found["textbook_seconds_extrapolated"], ls="--", color="tab:red", label="textbook, 10 epochs")
     axes.axhline(0.888, ls=":", color="grey", label="median of 81 published runs")
-    shown = [0.888, *(r["top1"] for r in found["runs"])]
+    shown = [0.888, *(r["top1"] for row in found["rows"] for r in row["runs"])]
     axes.set(xscale="log", xlabel="seconds", ylabel="test top-1", ylim=(min(shown) - 0.006, max(shown) + 0.003))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

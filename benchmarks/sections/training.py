@@ -21,15 +21,28 @@ def throughput(found: Found) -> str:
 
 
 def time_to_accuracy(found: Found) -> str:
-    """Every run, the mean, the textbook's time, the ratio."""
-    rows = [[run["seed"], f"{run['top1']:.4f}", f"{run['seconds']:.1f}"] for run in found["runs"]]
-    rows.append(["mean", f"{found['top1_mean']:.4f}", f"{found['seconds_mean']:.1f}"])
-    rows.append(["sd", f"{found['top1_sd']:.4f}", f"{found['seconds_sd']:.1f}"])
+    """Every run, the means, the textbook's time, the ratios."""
+    head = ["seed"]
+    for row in found["rows"]:
+        head += [f"{row['recipe']}, test top-1", "seconds, all counted"]
+    body = [
+        [
+            first["seed"],
+            *(cell for run in (first, *others) for cell in (f"{run['top1']:.4f}", f"{run['seconds']:.1f}")),
+        ]
+        for first, *others in zip(*(row["runs"] for row in found["rows"]), strict=True)
+    ]
+    for name in ("mean", "sd"):
+        line: list[object] = [name]
+        for row in found["rows"]:
+            line += [f"{row[f'top1_{name}']:.4f}", f"{row[f'seconds_{name}']:.1f}"]
+        body.append(line)
+    ratios = ", ".join(f"{row['recipe']} {row['ratio']}" for row in found["rows"])
     return (
-        f"{table(['seed', 'test top-1', 'seconds, all counted'], rows)}\n\n"
+        f"{table(head, body)}\n\n"
         f"The textbook's 10 epochs in the same call: {found['textbook_seconds_extrapolated']:,.0f} s, extrapolated "
         f"from {found['textbook_measured_steps']} measured steps of {found['textbook_step_seconds']} s (median). "
-        f"**Ratio: {found['ratio']}.** {counted(found['threads'], 'thread')}, torch {found['torch']}, "
+        f"**Ratio: {ratios}.** {counted(found['threads'], 'thread')}, torch {found['torch']}, "
         f"{found['cpu_capability']}."
     )
 
