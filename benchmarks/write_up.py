@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "scales": training.scales,
     "chapter": training.chapter,
     "search": training.search,
+    "search_slim": training.search,
     "search_best": training.search,
     "family": family.family,
     "plain_start": family.plain_start,
