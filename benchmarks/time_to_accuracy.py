@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from asking import googlenet
 from throughput import BATCH, in_its_own_process, raw_folder
 
 # The chapter's recipe: 10 epochs of 60,000 pictures at 96 px.
@@ -27,11 +27,9 @@ SIZE = 96
 
 def timed_run(recipe: str, seed: int, out: Path) -> dict[str, float]:
     """Train once in a process of its own; its seconds from start to exit, and its final figures."""
-    command = [sys.executable, "-m", "googlenet", "train", recipe, "--seed", str(seed), "--out", str(out), "--json"]
     started = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    answer = googlenet("train", recipe, f"--seed={seed}", f"--out={out}")
     seconds = time.perf_counter() - started
-    answer = json.loads(done.stdout)
     return {"seed": seed, "seconds": round(seconds, 2), "training_seconds": answer["seconds"], "top1": answer["top1"]}
 
 

@@ -84,6 +84,12 @@ def test_wrong_files_get_one_clear_line(tmp_path: Path, content: str, said: str)
     assert "\n" not in str(raised.value)
 
 
+def test_a_region_is_asked_for_of_recipes_with_regions_alone() -> None:
+    assert read_recipe("fashion-mnist-fast", ["--size.train=2"]).size.sizes == (2,)
+    with pytest.raises(ValueError, match="regions.context"):
+        read_recipe("scenes-rcnn", ["--size.train=2"])
+
+
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="did you mean fashion-mnist-fast"):
         read_recipe("fashion-mnist-fats")

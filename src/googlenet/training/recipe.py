@@ -365,7 +365,8 @@ class Recipe:
             ("regions.most must be 1 or more", self.regions.most is None or self.regions.most >= 1),
             ("regions.multibox must be 0, or above it and at most 4", 0 <= self.regions.multibox <= 4),
             ("regions.context must be 0 or more, and leave half of the region to the box",
-             self.regions.context >= 0 and 4 * self.regions.context <= min(self.size.sizes or (224,))),
+             self.detection.head != "rcnn"
+             or 0 <= 4 * self.regions.context <= min(self.size.sizes or (224,))),
             ("regions.per_picture must be 1 or more", self.regions.per_picture >= 1),
             ("regions.positives must be in (0, 1)", 0 < self.regions.positives < 1),
             ("regions.hard must be in [0, 1]", 0 <= self.regions.hard <= 1),
