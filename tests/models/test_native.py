@@ -1,9 +1,12 @@
-"""The native training step against the plain modules in double precision: outputs, gradients, running statistics."""
+"""The native training step against the plain modules in double precision: outputs, gradients, running statistics.
+
+Each comparison of single parts runs with the kernels compiled for every level that this processor has: for its own
+instructions, and for those of smaller ones.
+"""
 
 import copy
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,32 @@ from googlenet.models import native
 from googlenet.models.catalogue import MODELS
 from googlenet.models.googlenet import Inception, InceptionRow
 from googlenet.models.layers import ConvUnit, MaxPool, initialise
+from googlenet.models.native import build
+from googlenet.models.native.passes import activate_backward, normalise
+from members import quickly
+from rounding import assert_rounding
 
 # PyTorch's own code serves where no kernel can be compiled; then there is nothing native to test.
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler with OpenMP")
+pytestmark = [
+    pytest.mark.cpu,
+    pytest.mark.skipif(native.kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP"),
+]
 
 ROW = InceptionRow(24, 16, 48, 8, 16, 40)
+
+
+@pytest.fixture(params=build.LEVELS)
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Use the kernels that are compiled for the instructions of each level in turn."""
+    if missing := build.missing_features(request.param):
+        pytest.skip(f"this processor has no {', '.join(missing)}")
+    if request.param == "native" and build.VARIABLE in os.environ:
+        pytest.skip(f"{build.VARIABLE} is set: the level that it names is tested")
+    monkeypatch.setenv(build.VARIABLE, request.param)
+    native.kernels.cache_clear()
+    assert native.kernels() is not None
+    yield request.param
+    native.kernels.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +54,38 @@ def _seed() -> None:
 
 
 def close(mine: Tensor, exact: Tensor, tolerance: float = 1e-4) -> None:
+    """Of the largest number, 1e-4: the largest error of 3,072 comparisons, at all levels, is 1e-5, their median
+    1e-7; a wrong term is 1e-2 at least."""
     scale = max(exact.abs().max().item(), 1e-12)
     torch.testing.assert_close(mine.double() / scale, exact.double() / scale, rtol=0, atol=tolerance)
+
+
+def keep_from_kinks(module: nn.Module, x: Tensor) -> None:
+    """Shift the biases so that no ReLU has an input near zero: rounding then tips none of them, on any processor.
+
+    Zero goes into the middle of the widest gap between the inner half of a channel's values.
+    """
+    exact = copy.deepcopy(module).double().train()
+    seen: list[Tensor] = []
+    # Units are registered in the order in which they compute.
+    for unit, own in zip(units(exact), units(module), strict=True):
+        handle = unit.norm.register_forward_hook(lambda _, __, out: seen.append(out))
+        exact(x.double())
+        handle.remove()
+        values = seen.pop().transpose(0, 1).flatten(1).sort(1).values
+        quarter = values.shape[1] // 4
+        inner = values[:, quarter : values.shape[1] - quarter]
+        gaps = inner.diff(dim=1)
+        widest = gaps.argmax(1, keepdim=True)
+        middle = (inner.gather(1, widest) + gaps.gather(1, widest) / 2).flatten()
+        with torch.no_grad():
+            for one in (unit, own):
+                bias = one.conv.bias if isinstance(one.norm, nn.Identity) else one.norm.bias
+                bias -= middle
+
+
+def units(module: nn.Module) -> list[ConvUnit]:
+    return [one for one in module.modules() if isinstance(one, ConvUnit)]
 
 
 def compare(module: nn.Module, x: Tensor, seed: int = 0) -> None:
@@ -40,6 +94,7 @@ def compare(module: nn.Module, x: Tensor, seed: int = 0) -> None:
         for name, parameter in module.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 parameter.uniform_(-0.3, 1.2)
+    keep_from_kinks(module, x)
     fast, plain = copy.deepcopy(module), copy.deepcopy(module).double()
     assert native.enable(fast)
     mine, exact = x.clone().requires_grad_(), x.double().requires_grad_()
@@ -58,6 +113,7 @@ def compare(module: nn.Module, x: Tensor, seed: int = 0) -> None:
         close(p, q, 1e-5)
 
 
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (7, 7), (12, 9), (40, 40)])
 def test_inception_block(shape: tuple[int, int], norm: str) -> None:
@@ -66,6 +122,7 @@ def test_inception_block(shape: tuple[int, int], norm: str) -> None:
     compare(block, torch.randn(8, 32, *shape))
 
 
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize(
     ("into", "out", "kernel", "stride"), [(1, 64, 7, 2), (3, 64, 7, 2), (64, 64, 1, 1), (64, 96, 3, 1), (16, 8, 5, 1)]
@@ -77,6 +134,7 @@ def test_conv_unit(size: int, into: int, out: int, kernel: int, stride: int, nor
     compare(unit, torch.randn(6, into, size, size))
 
 
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize(("stride", "padding", "ceil"), [(1, 1, False), (2, 1, False), (2, 0, True)])
 @pytest.mark.parametrize("shape", [(2, 2), (3, 3), (4, 7), (8, 8), (15, 14)])
 def test_max_pool_is_exact_ties_included(shape: tuple[int, int], stride: int, padding: int, ceil: bool) -> None:
@@ -110,7 +168,7 @@ def test_nan_is_not_lost(norm: str) -> None:
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("name", googlenet.list_models())
+@pytest.mark.parametrize("name", quickly(googlenet.list_models()))
 @pytest.mark.parametrize("more", [0, 13])
 def test_whole_network(name: str, more: int) -> None:
     """Outputs only: a rounding that tips one ReLU moves single gradients far more than 1e-4, in PyTorch alone too."""
@@ -125,9 +183,9 @@ def test_whole_network(name: str, more: int) -> None:
     x = torch.randn(16, 1, size, size)
     single = copy.deepcopy(plain).float()
     mine, exact, theirs = fast.forward_aux(x), plain.forward_aux(x.double()), single.forward_aux(x)
+    # On maps of one pixel the deepest members normalise over 16 numbers, and magnify PyTorch's rounding as well.
     for a, b, c in zip((mine.main, *mine.aux), (exact.main, *exact.aux), (theirs.main, *theirs.aux), strict=True):
-        # On maps of one pixel the deepest members normalise over 16 numbers, and magnify PyTorch's rounding as well.
-        assert (a - b).abs().max() <= max(2e-4, 10 * float((c - b).detach().abs().max()))
+        assert_rounding(a, c, b)
     assert fast.state_dict().keys() == plain.state_dict().keys(), "checkpoints keep the standard keys"
 
 
@@ -135,10 +193,14 @@ def error(mine: Tensor, exact: Tensor) -> float:
     return ((mine.double() - exact).norm() / exact.norm()).item()
 
 
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("side", [1, 2, 4, 9])
 def test_bfloat16_errs_no_more_than_pytorchs_own(side: int, norm: str) -> None:
-    """Outputs and gradients under autocast, native and plain, each against double precision."""
+    """Outputs and gradients under autocast, native and plain, each against double precision.
+
+    The ratio of the two errors is 0.8 to 1.01 at all levels and with PyTorch limited to AVX2; 1.2 is its bound.
+    """
     plain = nn.Sequential(ConvUnit(32, 32, 3, norm=norm), Inception(32, ROW, norm), MaxPool(1, 1)).train()
     for number, unit in enumerate(m for m in plain.modules() if isinstance(m, ConvUnit)):
         initialise(unit, "kaiming", seed=number)
@@ -183,36 +245,72 @@ def test_only_training_in_floats_on_the_cpu_comes_here() -> None:
         assert not ran_natively(unit, x)
 
 
+@pytest.mark.usefixtures("level")
 def test_bits_do_not_depend_on_the_threads() -> None:
     """Our own passes; the products are the library's."""
-    results = []
-    for threads in (1, 2, 3):
-        code = (
-            "import sys, torch; from googlenet.models.native.passes import Statistics, activate_backward, normalise\n"
-            f"torch.set_num_threads({threads}); norm = torch.nn.BatchNorm2d(48)\n"
-            "torch.manual_seed(0); x, g = torch.randn(5000, 48), torch.randn(5000, 48)\n"
-            "found = normalise(x, [norm], norm.weight.detach(), norm.bias.detach())\n"
-            "out = activate_backward([g], x, found, [torch.empty(5000, 48)])\n"
-            "print(*(t.double().sum().item().hex() for t in (*found, *out)))"
-        )
-        results.append(subprocess.check_output([sys.executable, "-c", code], text=True))
-    assert results[0] == results[1] == results[2]
+    before, results = torch.get_num_threads(), []
+    generator = torch.Generator().manual_seed(0)
+    x, g = torch.randn(5000, 48, generator=generator), torch.randn(5000, 48, generator=generator)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)  # OpenMP's, ours too
+            norm = nn.BatchNorm2d(48)
+            found = normalise(x, [norm], norm.weight.detach(), norm.bias.detach())
+            results.append([*found, *activate_backward([g], x, found, [torch.empty(5000, 48)])])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_without_a_compiler_the_plain_modules_do(tmp_path: Path) -> None:
-    code = (
-        "import torch, googlenet; from googlenet.models import native\n"
-        "m = googlenet.create('googlenet_bn', 10, 1); print(native.enable(m))\n"
-        "m(torch.randn(4, 1, 64, 64)).sum().backward(); print('trained')"
-    )
-    for change in ({"GOOGLENET_NATIVE": "0"}, {"CC": "/no/such/compiler", "XDG_CACHE_HOME": str(tmp_path)}):
-        said = subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **change})
-        assert said.split() == ["False", "trained"]
+def test_without_a_compiler_the_plain_modules_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels_anew: None
+) -> None:
+    for change in ({build.VARIABLE: "0"}, {"CC": "/no/such/compiler", "XDG_CACHE_HOME": str(tmp_path)}):
+        with monkeypatch.context() as patched:
+            patched.delenv(build.VARIABLE, raising=False)
+            for name, value in change.items():
+                patched.setenv(name, value)
+            native.kernels.cache_clear()
+            model = googlenet.create("googlenet_bn", 10, 1)
+            assert not native.enable(model)
+            out = model(torch.randn(4, 1, 64, 64))
+            out.sum().backward()
+            assert not any(getattr(module, "native", False) for module in model.modules())
+            assert not list(tmp_path.rglob("*.so"))
 
 
-def test_compiles_once_into_the_cache(tmp_path: Path) -> None:
-    code = "from googlenet.models.native.build import kernels; print(kernels())"
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+@pytest.fixture
+def kernels_anew() -> Iterator[None]:
+    """Forget the kernels before and after."""
+    native.kernels.cache_clear()
+    yield
+    native.kernels.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("fast", "use 0, native, baseline, avx2, avx512"),
+        ("avx512", "this processor has no avx512vl, f16c; use native"),
+    ],
+)
+def test_wrong_levels_get_one_line(
+    setting: str, said: str, monkeypatch: pytest.MonkeyPatch, kernels_anew: None
+) -> None:
+    monkeypatch.setenv(build.VARIABLE, setting)
+    monkeypatch.setattr(build, "_processor", lambda: "flags : avx2 bmi2 fma avx512f avx512bw avx512cd avx512dq")
+    with pytest.raises(ValueError, match=f"GOOGLENET_NATIVE={setting}: .*{said}") as raised:
+        native.kernels()
+    assert "\n" not in str(raised.value)
+
+
+def test_compiles_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels_anew: None) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    written = []
     for _ in range(2):
-        assert "kernels-" in subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
-    assert len(list((tmp_path / "googlenet").iterdir())) == 1
+        assert "kernels-" in str(native.kernels())
+        native.kernels.cache_clear()
+        (library,) = (tmp_path / "googlenet").iterdir()
+        written.append(library.stat().st_mtime_ns)
+    assert written[0] == written[1], "the second time it is only opened"
