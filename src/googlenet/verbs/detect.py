@@ -34,8 +34,8 @@ def detect(argv: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--coco", metavar="FILE",
-        help="write COCO's results form too: image_id is a file's name where it is a number, else its place in the "
-        "order, category_id the class's place",
+        help="write COCO's results form too: image_id is the number that is the file's name if all names are "
+        "different numbers, else the file's place in the order from 1; category_id is the class's place",
     )  # fmt: skip
     args = parser.parse_args(argv)
     if not 0 <= args.score < 1:
@@ -56,8 +56,9 @@ def detect(argv: list[str]) -> None:
     sizes = args.sizes or checkpoint.recipe.detection.sizes or ()
     paths = list(expand(args.images))
     documents, results, problems, names = [], [], [], set[str]()
+    ids = image_ids(paths)
     model = checkpoint.model.to(pick_device("auto"))
-    for place, found in enumerate(detect_files(model, checkpoint.preprocess, paths, sizes), start=1):
+    for image_id, found in zip(ids, detect_files(model, checkpoint.preprocess, paths, sizes), strict=True):
         if found.problem:
             problems.append(found.problem)
             print(f"googlenet detect: {found.problem}", file=sys.stderr)
@@ -65,7 +66,7 @@ def detect(argv: list[str]) -> None:
         kept = found._replace(detections=found.detections.above(args.score))
         boxes = _boxes(kept, checkpoint.classes)
         documents.append({"path": found.path, "boxes": boxes})
-        results += _results(kept, place)
+        results += _results(kept, image_id)
         drawn = _draw(kept, checkpoint.classes, folder, names) if folder else None
         if not args.json:
             print(f"{found.path}: {len(boxes)} objects{f', drawn in {drawn}' if drawn else ''}")
@@ -100,11 +101,20 @@ def _boxes(found: "Found", classes: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _results(found: "Found", place: int) -> list[dict[str, Any]]:
+def image_ids(paths: list[str]) -> list[int]:
+    """Return one different COCO image id for each path: the number that is its name, else its place from 1.
+
+    The names are taken only if all of them are different numbers: an id that two images share would join their boxes.
+    """
+    stems = [Path(path).stem for path in paths]
+    numbers = [int(stem) for stem in stems if stem.isdecimal()]
+    return numbers if len(set(numbers)) == len(paths) else list(range(1, len(paths) + 1))
+
+
+def _results(found: "Found", image_id: int) -> list[dict[str, Any]]:
     from ..detection.coco import results_of
 
-    stem = Path(found.path).stem
-    return results_of(int(stem) if stem.isdecimal() else place, found.detections)
+    return results_of(image_id, found.detections)
 
 
 def _draw(found: "Found", classes: tuple[str, ...], folder: Path, names: set[str]) -> Path:
