@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune chapter gpu \
 	family plain_start ensemble cam_peak deployment export_parity serving hostile ray_predict detection detection_peer rcnn)
 
-.PHONY: help setup demo test lint bench write-up clean
+.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench write-up clean
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 3 minutes on 2 cores)"
-	@echo "make test   set up, lint and run every test (about 14 minutes on 2 cores)"
+	@echo "make test   set up, lint and run the fast tests (3 minutes of set-up, then 6 minutes on 2 cores)"
+	@echo "make test-slow     the tests that take too long for every change (about 8 minutes)"
+	@echo "make test-cpus     the tests whose numbers depend on the processor, as on each kind of x86-64 CPU"
+	@echo "make test-margins  the tests that hold a training to an accuracy, with five seeds on each kind of CPU"
+	@echo "make test-random   the fast tests in random order; SEED=N repeats one"
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  speed of a step and time to accuracy, against the textbook's (about 15 minutes on 2 cores)"
@@ -52,9 +56,30 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two workers of one thread each. The durations of all tests go to a file when this runs in CI.
+THREADS ?= 1
+PYTEST = OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest --numprocesses 2 --dist worksteal $(if $(CI),--junitxml=durations-$@.xml)
+
 test: lint tools
 	$(BIN)/googlenet fetch fashion-mnist
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(PYTEST) --cov --cov-report=
+
+test-slow: lint tools
+	$(BIN)/googlenet fetch fashion-mnist
+	$(PYTEST) -m slow
+
+SEED ?= $(shell date +%s)
+test-random: lint tools
+	@echo "SEED=$(SEED)"
+	PYTHONHASHSEED=$$(( $(SEED) % 4294967295 )) $(PYTEST) -p randomly -p 'no:cacheprovider' --randomly-seed $(SEED)
+
+test-cpus: lint tools
+	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/python tests/cpus.py -m "cpu and not slow"
+
+test-margins: lint tools
+	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/python tests/cpus.py --seeds 5 -m accuracy
 
 bench: bench-throughput bench-time_to_accuracy
 

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -84,11 +84,9 @@ def in_thread(run: Path, key: str | None = None, engine: str | None = None, **li
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A narrow network with batch normalisation for 64 pixels and five classes, its weights random."""
-    run: Path = tmp_path_factory.mktemp("runs") / "small"
-    hostile().write_run(run)
-    return run
+    return build_once("small", hostile().write_run)
 
 
 @pytest.fixture(scope="session")
@@ -154,3 +152,21 @@ def png(side: int = 64, seed: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rows).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+# Runs a program where some packages cannot be imported.
+_WITHOUT = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            raise ImportError(name + " is not here")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def without(packages: set[str], program: Path) -> list[str | Path]:
+    """The command that runs a Python program where `packages` cannot be imported."""
+    return [sys.executable, "-I", "-c", _WITHOUT.format(refused=packages), program]

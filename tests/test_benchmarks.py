@@ -37,7 +37,7 @@ def test_starts_and_says_what_it_measures(
     assert f"make bench-{name}" in " ".join(said.split())
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="no C compiler with OpenMP")
+@pytest.mark.skipif(native.kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP")
 def test_profile_finds_the_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """It names kernels by standing in for the calls to them: each kind of them is seen, little is "other"."""
     for module in (passes, tiles):

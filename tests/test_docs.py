@@ -1,5 +1,6 @@
 """The commands and the code of the documentation, run as they are written (trainings and evaluations cut short)."""
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 import torch
 import torchvision
 
-from conftest import googlenet
+from conftest import BuildOnce, googlenet
 from servers import served
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,34 @@ def words(line: str) -> list[str]:
     return shlex.split(line, comments=True)[1:]
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_commands(page: Path, desk: Path) -> None:
+def train(arguments: list[str], desk: Path, runs: dict[str, str], build_once: BuildOnce) -> None:
+    """Put the run of a training command into the desk, trained once for all pages that show this command.
+
+    `runs` maps the run folders on this desk to a digest of the commands that made them: a command that starts from
+    ``runs/first`` is the same on two pages only if ``runs/first`` is.
+    """
+    at = arguments.index("--out")
+    out, command = arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+    digest = hashlib.sha256("\0".join(runs.get(word, word) for word in command).encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
+        done = googlenet(*command, "--out", folder, cwd=desk)
+        assert done.code == 0, f"{shlex.join(command)}\n{done.err}"
+
+    shutil.copytree(build_once(f"docs-{digest}", build), desk / out)
+    runs[out] = digest
+
+
+# Pages whose commands are tried with every change; those of the others are of the same kinds, and take longer.
+QUICK = {"README.md", "family.md", "finetune.md", "weights.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name not in QUICK)) for page in RUN],
+)
+def test_commands(page: Path, desk: Path, build_once: BuildOnce) -> None:
+    runs: dict[str, str] = {}
     # What the README shows of another page's subject, word for word, is run with that page.
     others = [other for other in RUN if other != page and page.name == "README.md"]
     elsewhere = [words(line) for other in others for line in commands(other)]
@@ -82,12 +109,19 @@ def test_commands(page: Path, desk: Path) -> None:
         arguments = words(line)
         if arguments in elsewhere and arguments[0] != "train":
             continue
-        if arguments[0] == "train" and "--resume" not in arguments:
-            arguments += [*SHORT, *(FEW_SCENES if arguments[1].startswith("scenes-") else [])]
-        if arguments[:2] == ["ensemble", "train"] and "--resume" not in arguments:
-            arguments += [*SHORT, "--members=2", "--model.width=0.25"]
+        if "train" in arguments[:2] and "--resume" not in arguments:
+            arguments += SHORT
+            if arguments[0] == "ensemble":
+                arguments += ["--members=2", "--model.width=0.25"]
+            elif arguments[1].startswith("scenes-"):
+                arguments += FEW_SCENES
+            elif not {"--model.weights", "--model.width"} & set(arguments):
+                arguments += ["--model.width=0.25"]
+            if "--out" in arguments and not (desk / arguments[arguments.index("--out") + 1]).exists():
+                train(arguments, desk, runs, build_once)
+                continue
         if arguments[0] == "evaluate" and ("--limit" not in arguments or "--crops" in arguments):
-            arguments += ["--limit", "20" if "--crops" in arguments else "60"]
+            arguments += ["--limit", "20"]
         if arguments[0] == "explain" and "--limit" not in arguments:
             arguments += ["--limit", "20"]
         if "--ray" in arguments and importlib.util.find_spec("ray") is None:

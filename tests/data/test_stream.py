@@ -24,6 +24,7 @@ from googlenet.data.stream import Places, Stream, default_workers
 from googlenet.training.plan import plan_run
 from googlenet.training.recipe import Recipe
 from googlenet.training.record import read_metrics
+from interruption import signal_at
 
 AUGMENT = Augment("random", 2, 3)
 
@@ -269,21 +270,41 @@ def test_workers_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_workers() == 0
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    """Stopped in the middle of an epoch by a signal to the whole group, workers included."""
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of an epoch, while two workers decode the next batches."""
     tree(tmp_path / "p", 20, "jpg", factor=2)
     flags = [
         "--model.name=googlenet_d2l", f"--data.source=folder:{tmp_path / 'p'}", "--data.resident=false",
         "--data.validation=0.1", "--size.train=24", "--batch_size=4", "--epochs=4", "--data.workers=2",
-        "--model.dropout=0.3", "--device=cpu",
+        "--model.dropout=0.3", "--device=cpu", "--model.width=0.25",
     ]  # fmt: skip
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    whole = googlenet("train", "fashion-mnist-smoke", *flags, "--out", tmp_path / "whole", **cache)
+    whole = googlenet("train", "fashion-mnist-smoke", *flags, "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
-    command = [sys.executable, "-m", "googlenet.cli", "train", "fashion-mnist-smoke", *flags]
+    with monkeypatch.context() as patched:
+        signal_at(12, signal.SIGTERM, patched)
+        stopped = googlenet("train", "fashion-mnist-smoke", *flags, "--out", tmp_path / "cut")
+    assert stopped.code == 1, stopped.err
+    assert "stopped at step 12 " in stopped.err and "go on with googlenet train --resume" in stopped.err
+    assert "Traceback" not in stopped.err
+    resumed = googlenet("train", "--resume", tmp_path / "cut")
+    assert resumed.code == 0, resumed.err
+    one, two = (
+        torch.load(tmp_path / run / "state.pt", weights_only=True)["model"] for run in ("whole", "cut")
+    )  # fmt: skip
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_ends_the_workers_too(tmp_path: Path) -> None:
+    """As Ctrl-C in a terminal: the run saves and stops, and no worker complains or stays."""
+    tree(tmp_path / "p", 20, "jpg", factor=2)
+    command = [sys.executable, "-m", "googlenet.cli", "train", "fashion-mnist-smoke", "--model.name=googlenet_d2l"]
+    command += [f"--data.source=folder:{tmp_path / 'p'}", "--data.resident=false", "--data.workers=2"]
+    command += ["--data.validation=0.1", "--size.train=24", "--batch_size=4", "--epochs=4000", "--device=cpu"]
     process = subprocess.Popen(
         [*command, "--out", tmp_path / "cut"],
-        env={**os.environ, **cache},
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
@@ -292,14 +313,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 1, said.decode()
     assert b"go on with googlenet train --resume" in said
     assert b"Traceback" not in said
-    resumed = googlenet("train", "--resume", tmp_path / "cut", **cache)
-    assert resumed.code == 0, resumed.err
-    one, two = (
-        torch.load(tmp_path / run / "state.pt", weights_only=True)["model"] for run in ("whole", "cut")
-    )  # fmt: skip
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 
 import googlenet as package
-from conftest import googlenet
+from conftest import BuildOnce, googlenet
 from googlenet.cli import main
 from googlenet.data.dataset import Split
 from googlenet.data.preprocess import Preprocess
@@ -26,24 +25,26 @@ from googlenet.deployment.quantise import calibration, quantise
 from googlenet.errors import FailedError
 from googlenet.evaluation.metrics import scores
 from googlenet.training.checkpoint import Checkpoint
-from servers import in_thread
+from servers import in_thread, without
 
 ENGINES = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
-@pytest.fixture(scope="module")
-def folder(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def folder(smoke_run: Path, build_once: BuildOnce) -> Path:
     """A trained grey network in every format, with int8."""
-    out = tmp_path_factory.mktemp("export") / "smoke"
-    done = googlenet(
-        "export", smoke_run, "--to", "onnx,openvino,ncnn,torch", "--int8", "--max-drop", "0.1", "--calibration", "60",
-        "--limit", "200", "--threads", "1", "--out", out, "--json",
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    assert done.json["max_error"] < 1e-4
-    assert {Path(file).name for file in done.json["files"]} == {path.name for path in out.iterdir()}
-    assert done.json["top1"] == json.loads((out / "model.json").read_text())["accuracy"]["float32"]["top1"]
-    return out
+
+    def build(out: Path) -> None:
+        done = googlenet(
+            "export", smoke_run, "--to", "onnx,openvino,ncnn,torch", "--int8", "--max-drop", "0.1", "--calibration",
+            "60", "--limit", "200", "--threads", "1", "--out", out, "--json",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert done.json["max_error"] < 1e-4
+        assert {Path(file).name for file in done.json["files"]} == {path.name for path in out.iterdir()}
+        assert done.json["top1"] == json.loads((out / "model.json").read_text())["accuracy"]["float32"]["top1"]
+
+    return build_once("exported", build)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +119,11 @@ def test_int8(name: str, folder: Path, smoke_run: Path, test_pictures: Split) ->
     assert lost == about["accuracy"]["float32"]["top1"] - about["accuracy"][f"{name}:int8"]["top1"]
 
 
-def test_int8_that_loses_too_much_is_refused(folder: Path, smoke_run: Path) -> None:
+def test_int8_that_loses_too_much_is_refused(folder: Path, smoke_run: Path, tmp_path: Path) -> None:
     data = load_dataset("fashion-mnist", validation=0, limit=60)
     made = calibration(data.train, package.load(smoke_run).preprocess, 20)
     assert len(made.ranges) == 20 and len(made.judged) == 40
-    work = folder.parent / "lossy"
+    work = tmp_path / "lossy"
     shutil.copytree(folder, work)
 
     def opened(engine: str, files: list[str]) -> object:
@@ -132,20 +133,7 @@ def test_int8_that_loses_too_much_is_refused(folder: Path, smoke_run: Path) -> N
         quantise("onnxruntime", work, made, ["classifier"], -2.0, opened)
 
 
-# Runs a program where our package and, but for its own example, PyTorch cannot be imported.
-ALONE = """
-import runpy, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {refused}:
-            raise ImportError(name + " is not here")
-sys.meta_path.insert(0, Refuse())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [pytest.param("torch", marks=pytest.mark.slow), *ENGINES[1:]])
 def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: Split, tmp_path: Path) -> None:
     """A copy of the folder, elsewhere, names 100 pictures as the engine does here (PyTorch, which is slow, 25)."""
     shutil.copytree(folder, tmp_path / "copy")
@@ -155,7 +143,7 @@ def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: S
         files.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels[0].numpy()).save(files[-1])
     refused = {"googlenet", *(() if name == "torch" else ("torch",))}
-    command = [sys.executable, "-I", "-c", ALONE.format(refused=refused), tmp_path / "copy" / f"predict_{name}.py"]
+    command = without(refused, tmp_path / "copy" / f"predict_{name}.py")
     done = subprocess.run([*command, *files], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     named = [line.split(": ")[1].rsplit(" ", 1)[0] for line in done.stdout.splitlines()]

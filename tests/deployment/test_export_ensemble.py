@@ -39,6 +39,7 @@ def test_fused_says_the_mean_of_its_members(trained: Trained, pixels: torch.Tens
     torch.testing.assert_close(found, torch.stack(members).mean(0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_files_and_int8(trained: Trained, pixels: torch.Tensor, tmp_path: Path) -> None:
     # Labels that the network gives itself: int8 has something to lose.
     with torch.inference_mode():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from googlenet.deployment.ray_predicting import part_file, predict_in_parts
+from googlenet.deployment.ray_predicting import Answers, _check_plan, _Worker, part_file, predict_in_parts
 from googlenet.deployment.ray_serving import Replicas, ray_application, run_under_ray
 from googlenet.deployment.serving.limits import Limits
 from googlenet.verbs.predict_in_parts import answers_of
@@ -26,7 +26,7 @@ from servers import offline, png, said
 ray = pytest.importorskip("ray")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Two workers' worth of a local cluster."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -59,6 +59,56 @@ def descendants(name: str) -> list[int]:
     return [pid for pid in named if ours(pid)]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 pictures, of which one is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{number:03d}.png")
+    (folder / "017.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_parts_as_one_worker_writes_them(folder: Path, small_run: Path, tmp_path: Path) -> None:
+    """What a worker does, without a cluster: every picture once, as `predict` answers; then nothing is left to do."""
+    import pyarrow.parquet as pq
+
+    out, paths, run = tmp_path / "out", sorted(map(str, folder.iterdir())), str(small_run)
+    out.mkdir()
+
+    def ready() -> Answers:
+        return answers_of(run, None, 2, [64], False)
+
+    worker = _Worker(ready, str(out))
+    parts = [paths[start : start + 4] for start in range(0, 30, 4)]
+    assert worker({"part": [3], "paths": [parts[3]]}) == {"part": [3]}
+    with pytest.raises(ValueError, match="holds parts, and no plan.json that says of what"):
+        predict_in_parts(paths, ready, {"run": run}, out, 1, part=4)
+    part_file(out, 3).unlink()
+    worker({"part": list(range(8)), "paths": parts})
+    with pytest.raises(ValueError, match="holds parts"):
+        predict_in_parts(paths, ready, {"run": run}, out, 1, part=4)
+    kept = [part_file(out, number).rename(tmp_path / f"{number}.parquet") for number in range(8)]
+    _check_plan(out, paths, {"run": run}, 4)
+    for number, file in enumerate(kept):
+        file.rename(part_file(out, number))
+    assert predict_in_parts(paths, ready, {"run": run}, out, 1, part=4) == (30, 1, 8, 8)
+    rows = [row for number in range(8) for row in pq.read_table(part_file(out, number)).to_pylist()]
+    assert [row["path"] for row in rows] == paths, "each once, in order"
+    assert [row["path"] for row in rows if row["problem"]] == [str(folder / "017.png")]
+    good = [row for row in rows if not row["problem"]]
+    for row, right in zip(good, offline(small_run, [Path(row["path"]) for row in good]), strict=True):
+        assert row["label"] == max(right, key=right.__getitem__)
+        assert row["probability"] == pytest.approx(right[row["label"]], abs=1e-5)
+        assert [guess["label"] for guess in row["top"]] == sorted(right, key=right.__getitem__)[:-3:-1]
+    for about, part in (({"run": "other"}, 4), ({"run": run}, 5)):
+        with pytest.raises(ValueError, match="begun with other (run|part)"):
+            predict_in_parts(paths, ready, about, out, 1, part=part)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_loses_nothing(small_run: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -106,6 +156,8 @@ def test_a_killed_worker_loses_nothing(small_run: Path, tmp_path: Path) -> None:
     assert json.loads((out / "plan.json").read_text())["pictures"] == 150
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_the_server_in_replicas(small_run: Path) -> None:
     plan = Plan({"small": str(small_run)}, None, None, 1, Limits(), "s3cret", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -20,7 +20,7 @@ from googlenet.training.checkpoint import Checkpoint, save_weights
 from googlenet.training.recipe import Data, Model, Recipe, Size
 
 CLASSES = ("round", "square")
-NAMES = ("googlenet_bn", "bn_inception")
+NAMES = ("googlenet_bn", "googlenet_d2l")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, shape in enumerate([(70, 50), (33, 47)]):
             pixels = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
             Image.fromarray(pixels.numpy()).save(desk / "photos" / label / f"{number}.png")
-    for seed, (name, size, width) in enumerate([("googlenet_bn", 32, 0.25), ("bn_inception", 24, None)]):
+    for seed, (name, size, width) in enumerate([("googlenet_bn", 32, 0.25), ("googlenet_d2l", 24, 0.25)]):
         model = package.create(name, 2, seed=seed, **({"width": width} if width else {})).eval()
         preprocess = Preprocess(size, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
         recipe = Recipe(
@@ -61,7 +61,7 @@ def by_hand(desk: Path, name: str, crops: int) -> torch.Tensor:
 
 
 def test_the_papers_table(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = desk / "googlenet_bn.safetensors", desk / "bn_inception.safetensors"
+    first, second = desk / "googlenet_bn.safetensors", desk / "googlenet_d2l.safetensors"
     asked = ["evaluate", str(first), "--with", str(second), "--crops"]
     assert main([*asked, "1,10,144", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -77,7 +77,7 @@ def test_the_papers_table(desk: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for row in found["table"]:
         logits = by_hand(desk, "googlenet_bn", row["crops"])
         if row["models"] == 2:
-            other = by_hand(desk, "bn_inception", row["crops"])
+            other = by_hand(desk, "googlenet_d2l", row["crops"])
             logits = torch.stack([logits, other]).logsumexp(0) - math.log(2)
         assert row["top1"] == (logits.argmax(1) == labels).double().mean().item()
         # The one crop is of pictures that were resized as bytes.
@@ -88,7 +88,7 @@ def test_the_papers_table(desk: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert found["top1"] == found["table"][-1]["top1"]
     right = {name: {crops: by_hand(desk, name, crops).argmax(1) == labels for crops in (10, 144)} for name in NAMES}
     for row in found["mcnemar"][1:]:
-        one, other = right["googlenet_bn"][row["crops"]], right["bn_inception"][row["crops"]]
+        one, other = right["googlenet_bn"][row["crops"]], right["googlenet_d2l"][row["crops"]]
         pair = int((one & ~other).sum()), int((other & ~one).sum())
         assert (row["run"], row["only_first"], row["only_second"]) == (str(second), *pair)
         assert row["p"] == pytest.approx(scipy.stats.binomtest(pair[0], sum(pair)).pvalue if sum(pair) else 1.0)

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 import googlenet
 from googlenet.models.catalogue import MODELS
 from googlenet.models.network import Network
+from members import quickly
 
 NAMES = googlenet.list_models()
 WITH_AUX = [name for name in NAMES if MODELS[name].aux_heads]
@@ -25,7 +27,7 @@ def small(name: str, classes: int = 7, channels: int = 3, **more: object) -> Net
     return googlenet.create(name, classes, channels, aux=bool(MODELS[name].aux_heads), **more)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_contract(name: str) -> None:
     """Forward, backward, heads, features, resets: as timm's own tests ask of its models."""
     size = least(name) + 4
@@ -64,7 +66,7 @@ def test_contract(name: str) -> None:
             model.reset_classifier(3, "max")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_features_have_the_promised_channels_and_strides(name: str) -> None:
     model = googlenet.create(name, 7).eval()
     size = MODELS[name].input_size
@@ -81,7 +83,7 @@ def test_features_have_the_promised_channels_and_strides(name: str) -> None:
         assert size / stage.stride - 7 <= found.shape[2] == found.shape[3] <= size / stage.stride + 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_forward_intermediates(name: str) -> None:
     model = googlenet.create(name, 7).eval()
     x = torch.randn(1, 3, least(name), least(name))
@@ -108,7 +110,7 @@ def test_forward_intermediates(name: str) -> None:
 
 
 @pytest.mark.parametrize("stem_stride", [4, 2, 1])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_the_minimum_size_is_the_least_that_works(name: str, stem_stride: int) -> None:
     model = googlenet.create(name, 3, stem_stride=stem_stride).to("meta").eval()
     promised = model.min_size
@@ -125,17 +127,19 @@ def test_the_minimum_size_is_the_least_that_works(name: str, stem_stride: int) -
             model(too_small)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_double_precision_and_odd_rectangles(name: str) -> None:
     model = googlenet.create(name, 3, seed=1).double().eval()
     x = torch.randn(1, 3, least(name) + 6, least(name) + 1, dtype=torch.float64)
     with torch.no_grad():
         assert model(x).dtype == torch.float64
-        # The same network in single precision, to single precision.
-        torch.testing.assert_close(model.float()(x.float()).double(), model.double()(x), rtol=1e-3, atol=1e-3)
+        # The same network in single precision: half of float32's 24 bits at least are left.
+        exact = model(x)
+        error = (model.float()(x.float()).double() - exact).abs().max()
+        assert error <= 2**-12 * exact.abs().max()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_pyramid_pooling_sees_three_scales(name: str) -> None:
     model = googlenet.create(name, 3, pyramid=(1, 2, 4)).eval()
     channels = model.feature_info[-1].channels
@@ -229,7 +233,7 @@ def test_residual_blocks_add_a_scaled_path() -> None:
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_copies_and_pickles_are_the_same_network(name: str) -> None:
     model = googlenet.create(name, 2, seed=4).eval()
     x = torch.randn(1, 3, least(name), least(name))
@@ -260,11 +264,11 @@ def test_wrong_variants(variant: dict[str, object], said: str) -> None:
         googlenet.create("inception_v3", pools="padded")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_building_is_fast(name: str) -> None:
-    """The largest has 56 million weights; a truncated normal by scipy took minutes."""
-    import time
-
-    start = time.perf_counter()
-    googlenet.create(name)
-    assert time.perf_counter() - start < 3.0
+@pytest.mark.parametrize("name", quickly(NAMES))
+def test_building_fills_each_weight_by_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What made building take minutes elsewhere was SciPy's truncated normal; benchmarks/building.py measures it."""
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    model = googlenet.create(name, init="truncated_normal")
+    filled = [p for p in model.parameters() if p.ndim > 1]
+    assert all(p.std() > 0 for p in filled)

@@ -1,5 +1,6 @@
 """The family inside other people's programs: timm, torchvision's extractor, fx, export, compile, the hub."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,15 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import googlenet
 from googlenet.models.catalogue import MODELS
+from members import quickly
+from rounding import assert_rounding
 
 NAMES = googlenet.list_models()
 # One of each structure: side heads with and without convolutions, forks in forks, residual blocks.
 SOME = ("googlenet", "googlenet_bn", "bn_inception", "inception_v3", "inception_v4", "inception_resnet_v2")
+# Tracing the deep ones takes ten seconds each.
+QUICK = ("googlenet",)
+SOME_QUICKLY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SOME]
 OURS = [name for name in NAMES if name not in ("inception_v3", "inception_v4", "inception_resnet_v2")]
 
 
@@ -33,7 +39,7 @@ def test_timm_keeps_its_own_and_gets_the_rest() -> None:
     assert {"googlenet", "bn_inception"} <= set(timm.list_models("*inception*") + timm.list_models("googlenet*"))
 
 
-@pytest.mark.parametrize("first", ["googlenet", "timm"])
+@pytest.mark.parametrize("first", ["googlenet", pytest.param("timm", marks=pytest.mark.slow)])
 def test_either_may_be_imported_first(first: str) -> None:
     second = {"googlenet": "timm", "timm": "googlenet"}[first]
     # A library that only looks whether timm is there must not use up the registration.
@@ -44,7 +50,7 @@ def test_either_may_be_imported_first(first: str) -> None:
     assert said == "True True\n"
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", quickly(OURS))
 def test_timm_contract(name: str) -> None:
     model = timm.create_model(name, num_classes=4, in_chans=1, drop_rate=0.1).eval()
     assert model.num_classes == 4
@@ -86,7 +92,7 @@ def test_timms_optimiser_finds_layers_in_depth_order() -> None:
     assert stem < middle < head == 1.0
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", quickly(SOME))
 def test_torchvisions_feature_extractor(name: str) -> None:
     model = googlenet.create(name, 3).eval()
     x = picture(name)
@@ -99,7 +105,7 @@ def test_torchvisions_feature_extractor(name: str) -> None:
             torch.testing.assert_close(maps[key], expected)
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", quickly(SOME))
 def test_fx(name: str) -> None:
     model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads)).eval()
     traced = torch.fx.symbolic_trace(model)
@@ -108,19 +114,21 @@ def test_fx(name: str) -> None:
         torch.testing.assert_close(traced(x), model(x))
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", SOME_QUICKLY)
 def test_export_with_free_batch_and_size(name: str) -> None:
     model = googlenet.create(name, 3).eval()
     size, batch = torch.export.Dim.AUTO, torch.export.Dim.AUTO
     # Far from the least size, where the last maps are of one pixel and the program would be for those alone.
     example = torch.randn(2, 3, 180, 212)
+    exact = copy.deepcopy(model).double()
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch, 2: size, 3: size},))
     with torch.no_grad():
         for x in (torch.randn(3, 3, 171, 240), torch.randn(1, 3, 200, 151)):
-            torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
+            assert_rounding(program.module()(x), model(x), exact(x.double()))
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", SOME_QUICKLY)
 def test_compile_finds_one_graph(name: str) -> None:
     """Traced whole and run as it stands: what a graph break would be is an error. (No compiler is started.)"""
     model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads))
@@ -131,7 +139,9 @@ def test_compile_finds_one_graph(name: str) -> None:
         torch.compile(part, fullgraph=True, backend="eager")(x)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "bn_inception", "inception_resnet_v2"])
+@pytest.mark.parametrize(
+    "name", ["googlenet", "bn_inception", pytest.param("inception_resnet_v2", marks=pytest.mark.slow)]
+)
 def test_the_hubs_folder(name: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -98,10 +98,10 @@ def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 
 def test_weights_that_do_not_fit_are_listed(smoke_run: Path) -> None:
     tensors = load_file(smoke_run / "model.safetensors")
-    model = googlenet.create("googlenet_bn", 10, 1)
+    model = googlenet.create("googlenet_bn", 10, 1, width=0.25)
     renamed = {k.replace("classifier", "fc"): v for k, v in tensors.items()}
     with pytest.raises(ValueError, match=r"missing classifier.bias; missing classifier.weight; unexpected fc.bias"):
         load_strictly(model, renamed, "file")
-    with pytest.raises(ValueError, match=r"classifier.weight is \(10, 1024\), not \(4, 1024\)"):
-        load_strictly(googlenet.create("googlenet_bn", 4, 1), tensors, "file")
+    with pytest.raises(ValueError, match=r"classifier.weight is \(10, 256\), not \(4, 256\)"):
+        load_strictly(googlenet.create("googlenet_bn", 4, 1, width=0.25), tensors, "file")
     assert isinstance(googlenet.load(smoke_run), Checkpoint)

@@ -38,7 +38,7 @@ def test_one_step_by_hand() -> None:
         torch.testing.assert_close(moved, 0.01 * length, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="no C compiler with OpenMP")
+@pytest.mark.skipif(native.kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP")
 @pytest.mark.parametrize(
     "options",
     [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}],

@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import googlenet
+import interruption
+from conftest import SEED, Trained
+from conftest import googlenet as googlenet_command
 from googlenet.data.sources import load_dataset
 from googlenet.errors import InterruptedRunError, NonFiniteLossError
 from googlenet.evaluation.metrics import scores
@@ -28,6 +29,7 @@ from googlenet.training.recipe import Model, Optimiser, Recipe, Size
 from googlenet.training.recipe_file import read_recipe
 from googlenet.training.record import read_metrics
 from googlenet.training.task import Classification
+from interruption import EVERY_STEP, Died, raise_at, signal_at
 
 # Everything that has a random state or a moving average of its own.
 EVERYTHING = (
@@ -36,55 +38,53 @@ EVERYTHING = (
 ).split()
 
 
-def started(run: Path, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "googlenet.cli", "train", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=run.parent)
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert started(run, "fashion-mnist-smoke", *EVERYTHING, "--out", str(run)).wait(300) == 0
-    return run
+def uninterrupted(trained: Trained) -> Path:
+    return trained("fashion-mnist-smoke", *EVERYTHING)
 
 
-@pytest.mark.parametrize("attempt", range(3))
-def test_killed_and_resumed_run_ends_with_the_same_weights(attempt: int, uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "point", ["1:after", "7:during", *(pytest.param(p, marks=pytest.mark.slow) for p in ("10:step", "14:before"))]
+)
+def test_dead_and_resumed_run_ends_with_the_same_weights(
+    point: str, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
-    flags = ["fashion-mnist-smoke", *EVERYTHING, "--out", str(run)]
-    # A state at every step or two, so that the kill often falls into the writing of one.
-    process = started(run, *flags, "--checkpoint_minutes=0.001")
-    rng = random.Random(f"{attempt} {time.time()}")
-    after = rng.randint(1, 14)
-    while process.poll() is None and _steps_done(run) < after:
-        time.sleep(0.02)
-    time.sleep(rng.uniform(0, 0.1))
-    process.kill()
-    process.wait(60)
-    assert process.returncode == -signal.SIGKILL, process.stderr.read()
-    steps = _steps_done(run)
-    assert steps >= after
-    done = subprocess.run(
-        [sys.executable, "-m", "googlenet.cli", "train", "--resume", str(run), "--json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    with monkeypatch.context() as patched:
+        raise_at(point, patched)
+        with pytest.raises(Died):
+            fit(read_recipe("fashion-mnist-smoke", [*EVERYTHING, EVERY_STEP]), run, progress=False)
+    resumes_to_the_same(run, point, uninterrupted)
+
+
+def test_killed_and_resumed_run_ends_with_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
+    """A real SIGKILL, while a state is written: nothing of the process is left to clean up."""
+    run, point = tmp_path / "run", "9:during"
+    command = [sys.executable, interruption.__file__, point, "0", "train", "fashion-mnist-smoke"]
+    process = subprocess.run([*command, *EVERYTHING, EVERY_STEP, "--out", str(run)], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert list(run.glob(".state.pt.*")), "it died between writing and renaming"
+    resumes_to_the_same(run, point, uninterrupted)
+
+
+def resumes_to_the_same(run: Path, point: str, uninterrupted: Path) -> None:
+    """Resume a dead run; its weights, figures and log are those of the run that nothing interrupted."""
+    step, phase = point.split(":")
+    assert _steps_done(run) == int(step) - (phase != "after"), "the last state that was written whole"
+    done = googlenet_command("train", "--resume", run, "--json")
+    assert done.code == 0, done.err
     whole, resumed = (load_file(r / "model.safetensors") for r in (uninterrupted, run))
     assert whole.keys() == resumed.keys()
     for key, value in whole.items():
-        assert torch.equal(value, resumed[key]), f"{key} differs after a kill at step {steps}"
-    assert json.loads(done.stdout)["top1"] == _final(uninterrupted)
+        assert torch.equal(value, resumed[key]), f"{key} differs after a death at {point}"
+    assert done.json["top1"] == _final(uninterrupted)
     steps_written = [e["step"] for e in read_metrics(run) if e["split"] == "train"]
     assert steps_written == sorted(set(steps_written)), "no step is recorded twice"
 
 
 def _steps_done(run: Path) -> int:
     """Steps of the last saved state, as the file itself tells."""
-    try:
-        return int(torch.load(run / "state.pt", weights_only=True)["step"])
-    except FileNotFoundError:
-        return 0
+    return int(torch.load(run / "state.pt", weights_only=True)["step"])
 
 
 def _final(run: Path) -> float:
@@ -92,20 +92,18 @@ def _final(run: Path) -> float:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_stop_in_order(kind: signal.Signals, tmp_path: Path) -> None:
+def test_signals_save_and_stop_in_order(
+    kind: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
-    process = started(run, "fashion-mnist-smoke", "--epochs=200", "--out", str(run))
-    while not (run / "metrics.jsonl").exists() or not read_metrics(run):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(kind)
-    _, error = process.communicate(timeout=60)
-    lines = error.decode().strip().splitlines()
-    assert process.returncode == 1
-    assert "everything is saved" in lines[-1]
+    signal_at(3, kind, monkeypatch)
+    done = googlenet_command("train", "fashion-mnist-smoke", "--epochs=200", "--out", run)
+    lines = done.err.strip().splitlines()
+    assert done.code == 1
+    assert "stopped at step 3 " in lines[-1] and "everything is saved" in lines[-1]
     assert f"--resume {run}" in lines[-1]
-    assert "Traceback" not in error.decode()
-    assert _steps_done(run) > 0
+    assert "Traceback" not in done.err
+    assert _steps_done(run) == 3
     assert googlenet.load(run).classes[0] == "T-shirt/top"
     assert not list(run.glob(".*")), "no partial file is left"
 
@@ -232,12 +230,15 @@ def test_divergence_is_told_at_its_first_step(tmp_path: Path) -> None:
         pytest.fail("never diverged by hand")
 
 
+@pytest.mark.accuracy
+@pytest.mark.cpu
 def test_learns_and_reports_the_validation_part_it_held_out(tmp_path: Path) -> None:
-    recipe = read_recipe("fashion-mnist-smoke", ["--epochs=6"])
+    recipe = read_recipe("fashion-mnist-smoke", ["--epochs=6", f"--seed={SEED}"])
     fitted = fit(recipe, tmp_path / "run", progress=False)
     assert fitted.metrics["validation"]["images"] == 1000
-    assert fitted.metrics["test"]["top1"] > 0.6, "six epochs of 1,000 tiny pictures"
     losses = [e["loss"] for e in read_metrics(tmp_path / "run") if e["split"] == "train"]
+    print(f"accuracy {fitted.metrics['test']['top1']:.4f}, loss down by {losses[0] - losses[-1]:.3f}")
+    assert fitted.metrics["test"]["top1"] > 0.6, "six epochs of 1,000 tiny pictures"
     assert losses[-1] < losses[0] - 0.5
 
 

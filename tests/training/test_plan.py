@@ -91,7 +91,7 @@ def test_small_folders_get_more_passes() -> None:
     assert plan_run(recipe("random", "fixed", epochs=3, min_steps=5), 40).epochs == 3
 
 
-@pytest.mark.parametrize("kind", ["random", "progressive_random"])
+@pytest.mark.parametrize("kind", [pytest.param("random", marks=pytest.mark.slow), "progressive_random"])
 def test_an_interrupted_run_of_growing_batches_ends_with_the_same_weights(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

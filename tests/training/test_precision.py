@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import SEED
 from googlenet.training.checkpoint import build_model, load_recipe
 from googlenet.training.devices import pick_precision
 from googlenet.training.loop import fit
@@ -15,11 +16,14 @@ from googlenet.training.record import read_metrics
 CPU = torch.device("cpu")
 
 
+@pytest.mark.accuracy
+@pytest.mark.cpu
 def test_bfloat16_learns_and_leaves_float32_weights(tmp_path: Path) -> None:
-    flags = ["--epochs=6", "--device=cpu", "--precision=bfloat16"]
+    flags = ["--epochs=3", "--device=cpu", "--precision=bfloat16", f"--seed={SEED}"]
     fit(read_recipe("fashion-mnist-smoke", flags), tmp_path / "run", progress=False)
     losses = [e["loss"] for e in read_metrics(tmp_path / "run") if e["split"] == "train"]
-    assert losses[-1] < losses[0] - 0.5
+    print(f"loss down by {losses[0] - losses[-1]:.3f}")
+    assert losses[-1] < losses[0] - 0.2
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
     key = "trunk.inception_4a.conv3x3.conv.weight"
@@ -61,11 +65,14 @@ def test_precision_is_resolved_and_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     assert load_recipe(tmp_path / "auto").precision == "float32", "the folder says what was taken"
 
 
-@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_accumulated_parts_are_one_batch(accumulate: int, tmp_path: Path) -> None:
+    """Twenty steps in float64: in float32 they amplify the rounding of a gradient to 1e-5 on some processors and to
+    5e-4 on others; here that of float64, 1e-16, stays below 1e-9."""
     flags = (
         "--model.name=googlenet_d2l --epochs=5 --data.limit=110 --batch_size=32 --optimiser.clip=1 --optimiser.lr=0.1"
-        " --device=cpu"
+        " --device=cpu --model.width=0.5"
     ).split()
     weights, losses = [], []
     for parts in (1, accumulate):
@@ -75,8 +82,8 @@ def test_accumulated_parts_are_one_batch(accumulate: int, tmp_path: Path) -> Non
         losses.append([e["loss"] for e in read_metrics(run) if e["split"] == "train"])
     before = build_model(load_recipe(run), 10, 1).state_dict()
     assert max((weights[0][key] - before[key]).abs().max().item() for key in before) > 1e-3
-    assert max((weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0]) <= 1e-5
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert max((weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0]) <= 1e-9
+    assert losses[1] == pytest.approx(losses[0], abs=1e-9)
 
 
 @pytest.mark.parametrize("accumulate", ["0", "33"])

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import googlenet
+from conftest import SEED
 from googlenet.data.folder import load_folder
 from googlenet.data.loader import Batch
 from googlenet.data.sources import load_dataset
@@ -271,11 +272,22 @@ def test_fine_tuning_interrupted_or_not_ends_with_the_same_best_weights(
     assert measured["loss"] == pytest.approx(figures["loss"], rel=1e-5)
 
 
+@pytest.mark.accuracy
+@pytest.mark.cpu
 def test_sixty_pictures_are_enough(photos: Path, smoke_run: Path, tmp_path: Path) -> None:
-    recipe = read_recipe("folder-finetune", [f"--data.source=folder:{photos}", f"--model.weights={smoke_run}"])
+    """Accuracy on 400 other pictures of the two classes: the 12 held out would make steps of 8 points."""
+    flags = [f"--data.source=folder:{photos}", f"--model.weights={smoke_run}", f"--seed={SEED}"]
+    recipe = read_recipe("folder-finetune", flags)
     fitted = fit(replace(recipe, min_steps=60), tmp_path / "run", progress=False)
     assert fitted.metrics["validation"]["images"] == 12
-    assert fitted.metrics["validation"]["top1"] >= 0.9
+    run = googlenet.load(tmp_path / "run")
+    test = load_dataset("fashion-mnist", validation=0).test
+    rows = torch.cat([(test.labels == label).nonzero().flatten()[:200] for label in (8, 5)])
+    with torch.no_grad():
+        found = run.model(run.preprocess(test.images[rows])).argmax(1)
+    right = (found == torch.tensor([0] * 200 + [1] * 200)).double().mean().item()
+    print(f"accuracy {right:.4f}")
+    assert right >= 0.8
 
 
 def test_a_fraction_holds_out_some_of_every_class(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """YAML and flags -> a `Recipe`, every key and type checked."""
 
+import functools
 import json
 import os
 import re
@@ -106,6 +107,7 @@ class _OneLineParser(ArgumentParser):
         raise ValueError(f"{key[1]} takes {' or '.join(dict.fromkeys(kinds))}{got}")
 
 
+@functools.cache  # building it takes a tenth of a second, and a command reads several recipes
 def recipe_parser() -> ArgumentParser:
     """The typed parser: one flag per value of `Recipe`, its help taken from the docstrings."""
     parser = _OneLineParser(prog="googlenet train RECIPE", add_help=False)

@@ -2,8 +2,8 @@
 
 import asyncio
 import base64
-import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def problem(answer: httpx.Response, status: int) -> str:
 @pytest.fixture(scope="module")
 def strict(small_run: Path) -> Iterator[httpx.Client]:
     """A server with narrow bounds and a key."""
-    limits = {"queue": 4, "max_bytes": 60_000, "max_pictures": 3, "max_pixels": 10_000, "timeout": 1.5}
+    limits = {"queue": 4, "max_bytes": 60_000, "max_pictures": 3, "max_pixels": 10_000}
     with in_thread(small_run, key="s3cret", **limits) as url, httpx.Client(base_url=url, timeout=30) as client:
         client.headers["authorization"] = "Bearer s3cret"
         yield client
@@ -102,16 +102,16 @@ def test_the_queue_is_bounded(strict: httpx.Client) -> None:
 
 
 def test_time_is_bounded(strict: httpx.Client, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = str(strict.base_url)
+    """Each request here is late by itself, however fast the machine is."""
     head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-API-Key: s3cret\r\nContent-Type: image/png\r\n"
-    begun = time.monotonic()
-    heard = hostile().speak(url, [head + b"Content-Length: 900\r\n\r\n", b"a", b"b"], 0.1)
-    assert heard.startswith(b"HTTP/1.1 408") and b"had not arrived within 1.5 s" in heard
-    assert time.monotonic() - begun < 5
+    # Each of the pieces comes in time; the whole request, announced as 900 bytes, never does.
+    with in_thread(small_run, key="s3cret", timeout=0.5) as url:
+        heard = hostile().speak(url, [head + b"Content-Length: 900\r\n\r\n", b"a", b"b"], 0.1)
+    assert heard.startswith(b"HTTP/1.1 408") and b"had not arrived within 0.5 s" in heard
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.4)
-    begun = time.monotonic()
-    assert hostile().speak(url, [b"POST / HTTP", *[b"a"] * 8], 0.1) == b""
-    assert time.monotonic() - begun < 3
+    assert hostile().speak(str(strict.base_url), [b"POST / HTTP", *[b"a"] * 8], 0.1) == b"", (
+        "closed without an answer"
+    )
     with in_thread(small_run, timeout=0.4, max_wait=9.0) as impatient:
         assert "within 0.4 s" in problem(httpx.post(f"{impatient}/v1/predict", files={"image": png()}), 504)
 
@@ -137,7 +137,7 @@ def test_key(strict: httpx.Client) -> None:
 def test_fuzzed(server: Running, client: httpx.Client, small_run: Path) -> None:
     """The beginning of what benchmarks/hostile.py sends."""
     right = client.post("/v1/predict", files={"image": png()}).json()["images"][0]["top"]
-    outcome = hostile().attack(server.url, "small", 150, seed=3)
+    hostile().attack(server.url, "small", 150, seed=3)  # until then memory grows to its working size
     before = hostile().resident(server.process.pid)
     outcome = hostile().attack(server.url, "small", 300)
     assert outcome.problems == []
@@ -150,9 +150,15 @@ def test_fuzzed(server: Running, client: httpx.Client, small_run: Path) -> None:
         "inference",
         "elsewhere",
     }
-    assert hostile().resident(server.process.pid) - before < 60, "megabytes"
+    # Nothing of them stays: allocators keep some pages (measured: 1 to 4 times what was sent), while one picture of
+    # the many that ask for gigabytes, or the pixels of all the others, would be 25 times that and more.
+    sent = sum(len(attack.content) for attack in islice(hostile().attacks(0, "small"), 300)) / 1e6
+    grown = hostile().resident(server.process.pid) - before
+    assert grown < 16 * sent, f"{sent:.1f} MB were sent, the server grew by {grown:.1f} MB"
     said = hostile().rude(server.url)
-    assert all(line.startswith(("HTTP/1.1 4", "")) and " 5" not in line for line in said.values())
+    # Each is refused, or the connection closed while the client still sends (an empty line); none is taken.
+    assert len(said) == 8
+    assert all(line == "" or line.startswith(("HTTP/1.1 400 ", "HTTP/1.1 413 ")) for line in said.values()), said
     assert said["a length that is no number"] == "HTTP/1.1 400 "
     assert said["more bytes than allowed"].startswith("HTTP/1.1 413")
     assert client.post("/v1/predict", files={"image": png()}).json()["images"][0]["top"] == right

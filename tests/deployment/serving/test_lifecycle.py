@@ -66,7 +66,7 @@ class Load:
                 self.lost.append(repr(error))
 
 
-def wait_for(what: str, until: object, seconds: float = 20) -> None:
+def wait_for(what: str, until: object, seconds: float = 120) -> None:
     """Wait until `until()` is true."""
     end = time.monotonic() + seconds
     while not until():  # type: ignore[operator]
