@@ -21,7 +21,7 @@ from googlenet.data.sources import load_dataset
 from googlenet.deployment.asked import outputs
 from googlenet.deployment.engines import open_engine
 from googlenet.deployment.export import Pictures, Trained, export
-from googlenet.deployment.quantise import calibration, quantise
+from googlenet.deployment.quantise import QUANTISERS, Calibration, calibration, quantise
 from googlenet.errors import FailedError
 from googlenet.evaluation.metrics import scores
 from googlenet.training.checkpoint import Checkpoint
@@ -117,6 +117,39 @@ def test_int8(name: str, folder: Path, smoke_run: Path, test_pictures: Split) ->
     assert sizes[1] < 0.5 * sizes[0]
     lost = about["int8"]["engines"][name]["drop"]
     assert lost == about["accuracy"]["float32"]["top1"] - about["accuracy"][f"{name}:int8"]["top1"]
+
+
+def test_int8_puts_the_layers_that_hurt_most_back_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine whose int8 layers each disturb the logits by a known amount, ten classes and a hundred pictures."""
+    hurt = {"conv1": 0.0, "inception_3a": 3.0, "inception_4a": 0.5, "inception_5b": 2.0, "classifier": 1.0}
+    labels = torch.arange(100) % 10
+    exact = torch.nn.functional.one_hot(labels, 10).float()
+    # Ten pictures each are right by a margin of 1, 2, ..., 10: noise beyond its margin makes a picture wrong.
+    exact *= 1 + (torch.arange(100) // 10).float().unsqueeze(1)
+    written: list[list[str]] = []
+
+    def write(folder: Path, pictures: torch.Tensor, kept: list[str]) -> list[str]:
+        written.append(list(kept))
+        return [f"but {','.join(kept)}"]
+
+    def opened(engine: str, files: list[str]) -> object:
+        if not files:
+            return lambda part: exact[part[:, 0, 0, 0].long()]
+        kept = files[0].removeprefix("but ").split(",")
+        noise = sum(value for layer, value in hurt.items() if layer not in kept)
+        wrong = noise * torch.nn.functional.one_hot((labels + 1) % 10, 10)
+        return lambda part: (exact + wrong)[part[:, 0, 0, 0].long()]
+
+    monkeypatch.setitem(QUANTISERS, "onnxruntime", write)
+    rows = torch.arange(100).view(-1, 1, 1, 1)
+    chosen = Calibration(rows[:5], rows, labels)
+    # All int8: noise 6.5, so margins 1 to 6 are wrong: 0.6. Without 3a it is 3.5, without 5b too 1.5: 0.1.
+    made = quantise("onnxruntime", tmp_path, chosen, list(hurt), 0.14, opened)
+    assert (made.kept, made.judged_drop) == (["inception_3a", "inception_5b"], pytest.approx(0.1))
+    assert written[0] == [] and written[-1] == ["inception_3a", "inception_5b"]
+    assert sorted(written[1:6]) == sorted([layer] for layer in hurt), "each is measured alone, once"
+    # Three quarters of what may be lost: 0.1 is within 0.14, and not within 0.13.
+    assert quantise("onnxruntime", tmp_path, chosen, list(hurt), 0.13, opened).kept[2:] == ["classifier"]
 
 
 def test_int8_that_loses_too_much_is_refused(folder: Path, smoke_run: Path, tmp_path: Path) -> None:
