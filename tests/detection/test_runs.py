@@ -23,8 +23,8 @@ from interruption import EVERY_STEP, Died, raise_at
 
 # Everything that has a random state or a moving average of its own.
 EVERYTHING = (
-    "--ema=0.9 --model.aux=true --size.kind=random --size.train=[48,64] --size.test=64 --epochs=3 "
-    "--data.limit=24 --detection.head=faster_rcnn --detection.sizes=[48,64]"
+    "--ema=0.9 --model.aux=true --size.kind=random --size.train=[48,64] --size.test=64 --epochs=2 "
+    "--data.limit=16 --detection.head=faster_rcnn --detection.sizes=[48,64]"
 ).split()
 
 
@@ -45,7 +45,7 @@ def test_dead_and_resumed_run_ends_with_the_same_weights(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, point = tmp_path / "dead", "5:during"
+    run, point = tmp_path / "dead", "3:during"
     flags = ["train", "scenes-smoke", *EVERYTHING]
     answer = spoken(capsys, *flags, "--out", tmp_path / "whole", "--json")
     assert answer.keys() >= {"run", "ap", "ap50", "seconds", "images_per_second"}
@@ -53,7 +53,7 @@ def test_dead_and_resumed_run_ends_with_the_same_weights(
         raise_at(point, patched)
         with pytest.raises(Died):
             main([*flags, EVERY_STEP, "--out", str(run)])
-    assert steps_done(run) == 4
+    assert steps_done(run) == 2
     spoken(capsys, "train", "--resume", run, "--json")
     one, other = (load_file(place / "model.safetensors") for place in (tmp_path / "whole", run))
     assert one.keys() == other.keys()

@@ -114,8 +114,8 @@ def test_fx(name: str) -> None:
         torch.testing.assert_close(traced(x), model(x))
 
 
-@pytest.mark.cpu
-@pytest.mark.parametrize("name", SOME_QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOME)
 def test_export_with_free_batch_and_size(name: str) -> None:
     model = googlenet.create(name, 3).eval()
     size, batch = torch.export.Dim.AUTO, torch.export.Dim.AUTO

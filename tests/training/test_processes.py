@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import interruption
+from conftest import googlenet
 from googlenet.data.loader import steps_per_epoch
 from googlenet.training.checkpoint import build_model, load, load_recipe
 from googlenet.training.loop import fit
@@ -135,16 +136,12 @@ def test_mistakes_are_told_once(tmp_path: Path) -> None:
     assert next(line for line in err.splitlines() if line.startswith("googlenet train: ")).count("used") == 2
 
 
-def test_a_launched_run_needs_a_name(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, *PLAIN, "train", "fashion-mnist-smoke"],
-        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "--out" in done.stderr
+def test_a_launched_run_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    done = googlenet("train", "fashion-mnist-smoke", cwd=tmp_path)
+    assert done.code == 2
+    assert "--out" in done.err
     assert not list(tmp_path.iterdir())
 
 

@@ -287,7 +287,8 @@ def test_sixty_pictures_are_enough(photos: Path, smoke_run: Path, tmp_path: Path
         found = run.model(run.preprocess(test.images[rows])).argmax(1)
     right = (found == torch.tensor([0] * 200 + [1] * 200)).double().mean().item()
     print(f"accuracy {right:.4f}")
-    assert right >= 0.8
+    # Over five seeds on each kind of CPU (make test-margins) 0.74 to 0.88; nothing learned is 0.5, sd 0.025.
+    assert right >= 0.6
 
 
 def test_a_fraction_holds_out_some_of_every_class(tmp_path: Path) -> None:
