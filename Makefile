@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune chapter gpu \
-	family plain_start ensemble cam_peak deployment export_parity serving hostile ray_predict detection detection_peer rcnn)
+	family overheads plain_start ensemble cam_peak deployment export_parity serving hostile ray_predict detection detection_peer rcnn)
 
 .PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench write-up clean
 

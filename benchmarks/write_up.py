@@ -16,7 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 # Where a result goes, but for docs/performance.md.
 PAGES = {
-    "family": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
+    "family": "family.md", "overheads": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
     "deployment": "deploy.md", "export_parity": "deploy.md", "serving": "serving.md", "hostile": "serving.md",
     "ray_predict": "serving.md",
     "detection": "detection.md", "detection_peer": "detection.md",
@@ -36,6 +36,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "search_slim": training.search,
     "search_best": training.search,
     "family": family.family,
+    "overheads": family.overheads,
     "plain_start": family.plain_start,
     "ensemble": evaluation.ensemble,
     "cam_peak": evaluation.cam_peak,

@@ -56,3 +56,15 @@ def plain_start(found: Found) -> str:
     ]  # fmt: skip
     head = ["initial weights", "optimiser", "warm-up", "side heads", "loss at the end, by seed"]
     return f"{table(head, rows)}\n\nA guess has {found['guess']}. {found['steps']} steps, torch {found['torch']}."
+
+
+def overheads(found: Found) -> str:
+    """Seconds to build each member, and how fast the 144 crops are against tensors that lie ready."""
+    rows = [[f"`{name}`", f"{seconds:.3f}"] for name, seconds in found["seconds_to_build"].items()]
+    return (
+        table(["member", "seconds to build"], rows)
+        + f"\n\nThe 144 crops of an image go through a network at {found['crops_ratio']:.2f} of the speed of the same "
+        f"tensors lying ready (median of {found['rounds']} rounds: {min(found['crops_ratios'])} to "
+        f"{max(found['crops_ratios'])}; {counted(found['threads'], 'thread')}, {found['cpu_capability']}, "
+        f"torch {found['torch']})."
+    )

@@ -33,6 +33,14 @@ def test_an_epoch_shows_every_picture_once(count: int) -> None:
     assert len(seen) == len(set(seen)) == count - (count % 16 == 1)
 
 
+@pytest.mark.parametrize(
+    ("count", "batch_size", "steps"), [(1, 16, 1), (2, 16, 1), (16, 16, 1), (17, 16, 1), (18, 16, 2), (3, 1, 3)]
+)
+def test_a_remainder_of_one_is_no_step_but_one_picture_alone_is(count: int, batch_size: int, steps: int) -> None:
+    assert steps_per_epoch(count, batch_size) == steps
+    assert len(batch_at(0, split(count)).labels) == min(count, 16)
+
+
 def test_a_step_depends_on_seed_and_step_alone() -> None:
     data, augment = split(100), Augment("random", 2, 2)
     once = batch_at(9, data, augment)

@@ -266,7 +266,7 @@ def test_wrong_variants(variant: dict[str, object], said: str) -> None:
 
 @pytest.mark.parametrize("name", quickly(NAMES))
 def test_building_fills_each_weight_by_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What made building take minutes elsewhere was SciPy's truncated normal; benchmarks/building.py measures it."""
+    """What made building take minutes elsewhere was SciPy's truncated normal; `make bench-overheads` measures it."""
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     model = googlenet.create(name, init="truncated_normal")
