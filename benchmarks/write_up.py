@@ -16,7 +16,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 # Where a result goes, but for docs/performance.md.
 PAGES = {
-    "family": "family.md", "overheads": "family.md", "plain_start": "family.md", "ensemble": "ensembles.md", "cam_peak": "insight.md",
+    "family": "family.md", "overheads": "family.md", "plain_start": "family.md",
+    "ensemble": "ensembles.md", "cam_peak": "insight.md",
     "deployment": "deploy.md", "export_parity": "deploy.md", "serving": "serving.md", "hostile": "serving.md",
     "ray_predict": "serving.md",
     "detection": "detection.md", "detection_peer": "detection.md",

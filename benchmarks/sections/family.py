@@ -63,8 +63,8 @@ def overheads(found: Found) -> str:
     rows = [[f"`{name}`", f"{seconds:.3f}"] for name, seconds in found["seconds_to_build"].items()]
     return (
         table(["member", "seconds to build"], rows)
-        + f"\n\nThe 144 crops of an image go through a network at {found['crops_ratio']:.2f} of the speed of the same "
-        f"tensors lying ready (median of {found['rounds']} rounds: {min(found['crops_ratios'])} to "
+        + f"\n\nThe 144 crops of an image go through a network at {found['crops_ratio']:.2f} of the speed of "
+        f"the same tensors lying ready (median of {found['rounds']} rounds: {min(found['crops_ratios'])} to "
         f"{max(found['crops_ratios'])}; {counted(found['threads'], 'thread')}, {found['cpu_capability']}, "
         f"torch {found['torch']})."
     )

@@ -119,7 +119,7 @@ class Counted(Brightness):
 
 @pytest.mark.parametrize("crops", CROPS)
 def test_the_network_sees_each_crop_once_and_in_full_batches(crops: int) -> None:
-    """What the time depends on (`make bench-overheads` measures it): no crop is computed twice, and few batches are."""
+    """What the time depends on, which `make bench-overheads` measures."""
     network = Counted()
     pictures = torch.randint(0, 256, (3, 1, 110, 150), dtype=torch.uint8)
     answer(network, pictures, Preprocess(96, 1, (0.3,), (0.35,)), 96, crops)
