@@ -199,6 +199,9 @@ def test_class_weights_by_hand() -> None:
     result = task.loss(model, Batch(images, shares))
     torch.testing.assert_close(result.loss, -(shares * weight * logs).sum(1).mean())
     assert result.correct == (logs.argmax(1) == 0).sum()
+    # Smoothed by 0.3: a tenth of the weighted loss of each of the three classes, and seven tenths of the right one's.
+    smoothed = Classification(Loss(label_smoothing=0.3), weight).loss(model, Batch(images, some)).loss
+    torch.testing.assert_close(smoothed, 0.7 * by_hand - 0.1 * (weight * logs).sum(1).mean())
     plain = Classification(Loss()).loss(model, Batch(images, some)).loss
     torch.testing.assert_close(plain, F.cross_entropy(model(images), some))
 
