@@ -66,15 +66,16 @@ def test_what_comes_during_a_batch_is_the_next_one() -> None:
 
     def run(items: list[int]) -> list[int]:
         sizes.append(len(items))
-        holding.wait(5)
+        holding.wait(60)
         return items
 
     async def work(batcher: Batcher) -> None:
         first = asyncio.create_task(batcher.answer("a", run, 0, 8))
-        await asyncio.sleep(0.1)
+        while not sizes:  # until it is computed
+            await asyncio.sleep(0.01)
         others = [asyncio.create_task(batcher.answer("a", run, item, 8)) for item in range(6)]
-        await asyncio.sleep(0.1)
-        assert batcher.waiting == 6
+        while batcher.waiting < 6:
+            await asyncio.sleep(0.01)
         others.pop().cancel()
         await asyncio.sleep(0)
         holding.set()
@@ -116,10 +117,11 @@ def test_oldest_first_between_keys() -> None:
 
 def test_stopping_cancels_what_waits() -> None:
     async def go() -> None:
-        batcher = Batcher(10.0)
+        batcher = Batcher(86_400.0)
         await batcher.start()
         asked = asyncio.create_task(batcher.answer("a", list, 0, 4))
-        await asyncio.sleep(0.05)
+        while not batcher.waiting:
+            await asyncio.sleep(0.01)
         await batcher.stop()
         with pytest.raises(asyncio.CancelledError):
             await asked

@@ -124,7 +124,9 @@ def test_what_has_been_sent_is_answered(small_run: Path, tmp_path: Path) -> None
         key = {"x-api-key": "from-file"}
         async with httpx.AsyncClient(base_url=server.url, timeout=30, headers=key) as asking:
             posts = [asyncio.create_task(asking.post("/v1/predict", files={"image": png()})) for _ in range(9)]
-            await asyncio.sleep(0.3)
+            while "googlenet_pictures_accepted 9.0" not in (await asking.get("/metrics")).text:
+                assert not any(post.done() for post in posts), "the batch was computed before all had come"
+                await asyncio.sleep(0.02)
             server.process.send_signal(signal.SIGINT)
             await asyncio.sleep(0.1)
             ready = await asking.get("/v2/health/ready")
@@ -132,7 +134,7 @@ def test_what_has_been_sent_is_answered(small_run: Path, tmp_path: Path) -> None
             return list(await asyncio.gather(*posts))
 
     (tmp_path / "key").write_text("from-file\n")
-    options = ["--max-wait", "700", "--max-batch", "64", "--api-key-file", tmp_path / "key"]
+    options = ["--max-wait", "3000", "--max-batch", "64", "--api-key-file", tmp_path / "key"]
     with served(small_run, *options) as server:
         assert server.url.startswith("http://127.0.0.1:")
         listed = [
