@@ -60,6 +60,15 @@ def test_shapes_are_a_fixed_point_of_k_means_as_scipy_does_it() -> None:
     assert typical_shapes(boxes[:3]).shape == shapes.shape
 
 
+def test_shapes_come_smallest_first() -> None:
+    """The centres of these boxes change their order on the way."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(40, 2, generator=generator) * 0.3
+    size = torch.rand(40, 2, generator=generator) ** 2 * 0.65 + 0.02
+    areas = typical_shapes(torch.cat((corner, corner + size), dim=1)).prod(dim=1)
+    assert (areas.diff() >= 0).all()
+
+
 def test_matching_is_one_to_one_then_by_overlap(multibox: MultiBox) -> None:
     truth = random_boxes(6, seed=3, least=0.2)
     matched = match(multibox.priors, truth, overlap=2.0)
