@@ -200,12 +200,12 @@ def test_learns_a_picture_by_heart(head: str) -> None:
     truth = (target([[10.0, 16, 60, 48]], [1]), target([[10.0, 4, 40, 60]], [2]))
     batch = DetectionBatch(image, ((64, 64),) * 2, truth)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
-    for _ in range(40):
+    for _ in range(80):
         optimiser.zero_grad()
         model.losses(batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
-    for module in model.modules():  # the statistics of 40 changing steps are not those of the last weights
+    for module in model.modules():  # the statistics of 80 changing steps are not those of the last weights
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_learns_a_picture_by_heart(head: str) -> None:
     for mine, wanted in zip(found, truth, strict=True):
         assert mine.labels[0] == wanted.labels[0]
         print(f"overlap {iou(mine.boxes[:1], wanted.boxes).item():.3f}")
-        # Over five seeds on each kind of CPU (make test-margins) 0.69 to 0.98.
+        # Over five seeds on each kind of CPU (make test-margins) 0.68 to 0.99.
         assert iou(mine.boxes[:1], wanted.boxes).item() > 0.5
 
 

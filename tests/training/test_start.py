@@ -290,7 +290,7 @@ def test_sixty_pictures_are_enough(photos: Path, smoke_run: Path, tmp_path: Path
         found = run.model(run.preprocess(test.images[rows])).argmax(1)
     right = (found == torch.tensor([0] * 200 + [1] * 200)).double().mean().item()
     print(f"accuracy {right:.4f}")
-    # Over five seeds on each kind of CPU (make test-margins) 0.74 to 0.88; nothing learned is 0.5, sd 0.025.
+    # Over five seeds on each kind of CPU (make test-margins) 0.74 to 0.91; nothing learned is 0.5, sd 0.025.
     assert right >= 0.6
 
 
