@@ -86,7 +86,10 @@ def compiled(level: str) -> ctypes.CDLL | None:
 
 
 def missing_features(level: str) -> list[str]:
-    """Return the CPU features that `level` needs and this processor does not have, in alphabetical order."""
+    """Return the CPU features that `level` needs and this processor does not have, in alphabetical order.
+
+    All of them where the system does not list its processor's features in /proc/cpuinfo.
+    """
     return sorted(LEVELS[level].needs - set(_processor().split()))
 
 
