@@ -16,6 +16,8 @@ from googlenet.detection.fcos import FCOSHead, assign, suppressed
 from googlenet.detection.pyramid import Level, Pyramid, centres, fused_stages
 from googlenet.training.recipe import Detection
 
+pytestmark = pytest.mark.cpu
+
 OPTIONS = {"reach": 4.0, "threshold": 0.05, "overlap": 0.5, "most": 100}
 
 

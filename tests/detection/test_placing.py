@@ -11,6 +11,8 @@ from googlenet.detection.batch import training_pictures
 from googlenet.detection.dataset import Picture
 from googlenet.detection.placing import canvas_side, fitted, on_canvas
 
+pytestmark = pytest.mark.cpu
+
 PLAIN = Preprocess(160, 1, (0.0,), (1.0,))
 
 

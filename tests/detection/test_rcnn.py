@@ -21,6 +21,8 @@ from googlenet.detection.region_loss import RegionBatch, region_batch, region_lo
 from googlenet.detection.scenes import Scenes, draw_scene
 from googlenet.training.recipe import Detection, Loss, Regions
 
+pytestmark = pytest.mark.cpu
+
 PREPROCESS = Preprocess(28, 1, (0.5,), (0.2,))
 SEARCH = Search(superpixel=100)
 OPTIONS = Regions(superpixel=100, per_picture=8)

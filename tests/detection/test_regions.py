@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from googlenet.detection.boxes import iou
 from googlenet.detection.regions import IGNORED, around, choose, full_batches, label, warp
 
+pytestmark = pytest.mark.cpu
+
 NOTHING = torch.zeros(0, 4)
 
 

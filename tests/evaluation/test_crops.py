@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from googlenet.data.preprocess import Preprocess
 from googlenet.evaluation.crops import CROPS, Box, answer, boxes, resized, scales, views
 
+pytestmark = pytest.mark.cpu
+
 PLAIN = Preprocess(224, 3, (0.0,) * 3, (1 / 255,) * 3)  # pixels stay as they are
 
 

@@ -30,6 +30,8 @@ from googlenet.evaluation.scales import (
     size_row,
 )
 
+pytestmark = pytest.mark.cpu
+
 GREY = Preprocess(16, 1, (0.3,), (0.4,))
 
 

@@ -11,6 +11,8 @@ import googlenet
 from googlenet.insight import gradients
 from googlenet.insight.depth import PIXELS, Features, heads_top1, pooled_features, probes, ridge
 
+pytestmark = pytest.mark.cpu
+
 
 def clouds(count: int, features: int, seed: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)

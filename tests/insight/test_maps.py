@@ -11,6 +11,8 @@ from googlenet.insight.gradcam import grad_cam, score_map
 from googlenet.insight.stages import layer_of, outputs, stages
 from googlenet.models.network import Network
 
+pytestmark = pytest.mark.cpu
+
 SMALL = {"width": 0.25, "stem_stride": 1, "pools": "padded"}
 
 

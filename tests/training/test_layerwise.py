@@ -9,6 +9,8 @@ from torch import nn
 from googlenet.models import native
 from googlenet.training.layerwise import LayerwiseSGD, scale_to_weights
 
+pytestmark = pytest.mark.cpu
+
 
 def network() -> nn.Module:
     torch.manual_seed(0)

@@ -8,6 +8,8 @@ from torch import nn
 
 from googlenet.training.muon import Muon, orthogonal
 
+pytestmark = pytest.mark.cpu
+
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (12, 12), (1, 9)])
 def test_directions_are_those_of_the_decomposition(shape: tuple[int, int]) -> None:

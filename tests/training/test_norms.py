@@ -14,6 +14,8 @@ from googlenet.training.norms import plain_batches, reestimate
 from googlenet.training.recipe import Recipe, Size
 from googlenet.training.recipe_file import read_recipe
 
+pytestmark = pytest.mark.cpu
+
 
 def batches() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,8 @@ from googlenet.training.loop import fit
 from googlenet.training.recipe_file import read_recipe
 from googlenet.training.record import read_metrics
 
+pytestmark = pytest.mark.cpu
+
 CPU = torch.device("cpu")
 
 
