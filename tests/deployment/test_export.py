@@ -218,6 +218,7 @@ def test_predict_and_evaluate_ask_engines(
     assert open_engine(folder, "auto", 1).name == "ncnn"
 
 
+@pytest.mark.slow
 def test_colours_softmax_and_normalisation_across_channels(test_pictures: Split, tmp_path: Path) -> None:
     """The paper's own network, in colour, with softmax inside: parity is what `export` holds it to."""
     grey = test_pictures.images[:7].repeat(1, 1, 2, 2)

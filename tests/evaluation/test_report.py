@@ -22,7 +22,7 @@ def test_the_file_asks_nobody_for_anything(smoke_run: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; make test installs it where apt-get may be used")
-@pytest.mark.parametrize("width", [1100, 390])
+@pytest.mark.parametrize("width", [pytest.param(1100, marks=pytest.mark.slow), 390])
 def test_shown_in_chromium(smoke_run: Path, width: int, tmp_path: Path) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

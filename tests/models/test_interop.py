@@ -21,9 +21,6 @@ from rounding import assert_rounding
 NAMES = googlenet.list_models()
 # One of each structure: side heads with and without convolutions, forks in forks, residual blocks.
 SOME = ("googlenet", "googlenet_bn", "bn_inception", "inception_v3", "inception_v4", "inception_resnet_v2")
-# Tracing the deep ones takes ten seconds each.
-QUICK = ("googlenet",)
-SOME_QUICKLY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SOME]
 OURS = [name for name in NAMES if name not in ("inception_v3", "inception_v4", "inception_resnet_v2")]
 
 
@@ -128,7 +125,8 @@ def test_export_with_free_batch_and_size(name: str) -> None:
             assert_rounding(program.module()(x), model(x), exact(x.double()))
 
 
-@pytest.mark.parametrize("name", SOME_QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOME)
 def test_compile_finds_one_graph(name: str) -> None:
     """Traced whole and run as it stands: what a graph break would be is an error. (No compiler is started.)"""
     model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads))

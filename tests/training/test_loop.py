@@ -57,6 +57,7 @@ def test_dead_and_resumed_run_ends_with_the_same_weights(
     resumes_to_the_same(run, point, uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_ends_with_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
     """A real SIGKILL, while a state is written: nothing of the process is left to clean up."""
     run, point = tmp_path / "run", "9:during"

@@ -126,6 +126,7 @@ def test_a_run_whose_worker_is_killed_ends_with_the_same_weights(tmp_path: Path)
     assert fitted.metrics == load(whole).metrics
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_once(tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()

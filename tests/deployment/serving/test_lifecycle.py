@@ -134,7 +134,7 @@ def test_what_has_been_sent_is_answered(small_run: Path, tmp_path: Path) -> None
             return list(await asyncio.gather(*posts))
 
     (tmp_path / "key").write_text("from-file\n")
-    options = ["--max-wait", "3000", "--max-batch", "64", "--api-key-file", tmp_path / "key"]
+    options = ["--max-wait", "1500", "--max-batch", "64", "--api-key-file", tmp_path / "key"]
     with served(small_run, *options) as server:
         assert server.url.startswith("http://127.0.0.1:")
         listed = [
