@@ -206,6 +206,13 @@ def test_wrong_usage(command: str, code: int, said: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
 
 
+def test_wrong_kernel_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLENET_NATIVE", "AVX2")
+    done = googlenet("train", "fashion-mnist-smoke", "--out", tmp_path / "run")
+    assert "GOOGLENET_NATIVE=AVX2: no such setting; use 0, native" in one_line(done, 1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_pictures(smoke_run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty").mkdir()

@@ -65,6 +65,7 @@ def fit(
     """
     # Everything that can be wrong is looked at before the run folder is made.
     device = pick_device(recipe.device)
+    native.kernel_level()
     run, recipe = Path(out), prepare.resolved(recipe, device)
     accelerator = processes.join(device, recipe.precision, recipe.compile)
     resume = processes.on_main(lambda: prepare.check_folder(run, recipe, resume, restartable))

@@ -4,7 +4,7 @@
 of it that answers profit from too.
 """
 
-from .build import kernels
+from .build import kernel_level, kernels
 from .step import LANES, conv_unit, enable, inception, lay_out, max_pool, usable
 from .update import layerwise_sgd, updatable
 
@@ -13,6 +13,7 @@ __all__ = [
     "conv_unit",
     "enable",
     "inception",
+    "kernel_level",
     "kernels",
     "lay_out",
     "layerwise_sgd",

@@ -43,31 +43,32 @@ LEVELS = {
 }
 
 
-@functools.cache
-def kernels() -> ctypes.CDLL | None:
-    """Return the compiled kernels; None where there is no C compiler with OpenMP, or they are turned off.
-
-    Takes a few seconds the first time on a machine. The environment variable ``GOOGLENET_NATIVE`` is ``0`` to turn
-    the kernels off, or one of `LEVELS` to compile for other instructions than this processor's own (``native``).
+def kernel_level() -> str | None:
+    """Return the key of `LEVELS` that the environment variable ``GOOGLENET_NATIVE`` names; None for ``0``, "off".
 
     Raises:
-        ValueError: ``GOOGLENET_NATIVE`` is something else, or this processor lacks instructions of that level.
+        ValueError: it is something else, or this processor lacks instructions of that level.
     """
     setting = os.environ.get(VARIABLE, "")
-    # "1" and nothing mean "on".
-    return None if setting == "0" else compiled("native" if setting in ("", "1") else setting)
-
-
-def compiled(level: str) -> ctypes.CDLL | None:
-    """Return the kernels for the instructions of `level`, a key of `LEVELS`; None without a C compiler with OpenMP.
-
-    Raises:
-        ValueError: there is no such level, or this processor lacks some of its instructions.
-    """
+    if setting == "0":
+        return None
+    level = "native" if setting in ("", "1") else setting
     if level not in LEVELS:
         raise ValueError(f"{VARIABLE}={level}: no such setting; use 0, {', '.join(LEVELS)}")
     if missing := missing_features(level):
         raise ValueError(f"{VARIABLE}={level}: this processor has no {', '.join(missing)}; use native")
+    return level
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """Return the kernels, compiled for `kernel_level`; None without a C compiler with OpenMP, or where they are off.
+
+    Takes a few seconds the first time on a machine. Raises what `kernel_level` does.
+    """
+    level = kernel_level()
+    if level is None:
+        return None
     compiler = (
         shlex.split(os.environ.get("CC", "")) or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
     )
