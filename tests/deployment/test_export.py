@@ -27,24 +27,36 @@ from googlenet.evaluation.metrics import scores
 from googlenet.training.checkpoint import Checkpoint
 from servers import in_thread, without
 
-ENGINES = ("torch", "onnxruntime", "openvino", "ncnn")
+QUICK = ("onnxruntime", "openvino", "ncnn")
+ENGINES = (pytest.param("torch", marks=pytest.mark.slow), *QUICK)
 
 
 @pytest.fixture(scope="session")
 def folder(smoke_run: Path, build_once: BuildOnce) -> Path:
-    """A trained grey network in every format, with int8."""
+    """A trained grey network in three formats, with int8."""
+    return build_once("exported", lambda out: write(smoke_run, "onnx,openvino,ncnn", out))
 
-    def build(out: Path) -> None:
-        done = googlenet(
-            "export", smoke_run, "--to", "onnx,openvino,ncnn,torch", "--int8", "--max-drop", "0.1", "--calibration",
-            "60", "--limit", "200", "--threads", "1", "--out", out, "--json",
-        )  # fmt: skip
-        assert done.code == 0, done.err
-        assert done.json["max_error"] < 1e-4
-        assert {Path(file).name for file in done.json["files"]} == {path.name for path in out.iterdir()}
-        assert done.json["top1"] == json.loads((out / "model.json").read_text())["accuracy"]["float32"]["top1"]
 
-    return build_once("exported", build)
+@pytest.fixture(scope="session")
+def whole(smoke_run: Path, build_once: BuildOnce) -> Path:
+    """The same in every format; PyTorch's takes as long as the three others together."""
+    return build_once("exported-whole", lambda out: write(smoke_run, "onnx,openvino,ncnn,torch", out))
+
+
+def write(run: Path, formats: str, out: Path) -> None:
+    done = googlenet(
+        "export", run, "--to", formats, "--int8", "--max-drop", "0.1", "--calibration", "60",
+        "--limit", "200", "--threads", "1", "--out", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["max_error"] < 1e-4
+    assert {Path(file).name for file in done.json["files"]} == {path.name for path in out.iterdir()}
+    assert done.json["top1"] == json.loads((out / "model.json").read_text())["accuracy"]["float32"]["top1"]
+
+
+def folder_of(request: pytest.FixtureRequest, engine: str) -> Path:
+    found: Path = request.getfixturevalue("whole" if engine == "torch" else "folder")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +76,11 @@ def as_trained(run: Checkpoint, pixels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_engines_answer_as_the_network(name: str, folder: Path, smoke_run: Path, test_pictures: Split) -> None:
+def test_engines_answer_as_the_network(
+    name: str, request: pytest.FixtureRequest, smoke_run: Path, test_pictures: Split
+) -> None:
     """At other sizes and batches than the file was traced with, and from several threads at once."""
+    folder = folder_of(request, name)
     run = package.load(smoke_run)
     engine = open_engine(folder, f"{name}:float32", threads=1)
     assert (engine.name, engine.classes, engine.preprocess) == (name, run.classes, run.preprocess)
@@ -94,7 +109,7 @@ def test_the_parity_report_has_every_engine_size_and_batch(folder: Path) -> None
     rows = json.loads((folder / "parity.json").read_text())["rows"]
     cases = {(row["engine"], row["height"], row["width"], row["batch"]) for row in rows}
     sides = [(16, 16), (2, 2), (17, 27)]
-    assert cases == {(name, *side, batch) for name in ENGINES for side in sides for batch in (1, 7)}
+    assert cases == {(name, *side, batch) for name in QUICK for side in sides for batch in (1, 7)}
     assert max(row["max_error"] for row in rows) < 1e-4
 
 
@@ -166,9 +181,12 @@ def test_int8_that_loses_too_much_is_refused(folder: Path, smoke_run: Path, tmp_
         quantise("onnxruntime", work, made, ["classifier"], -2.0, opened)
 
 
-@pytest.mark.parametrize("name", [pytest.param("torch", marks=pytest.mark.slow), *ENGINES[1:]])
-def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ENGINES)
+def test_examples_need_nothing_of_ours(
+    name: str, request: pytest.FixtureRequest, test_pictures: Split, tmp_path: Path
+) -> None:
     """A copy of the folder, elsewhere, names 100 pictures as the engine does here (PyTorch, which is slow, 25)."""
+    folder = folder_of(request, name)
     shutil.copytree(folder, tmp_path / "copy")
     files = []
     images = test_pictures.images[: 25 if name == "torch" else 100]
@@ -187,7 +205,7 @@ def test_examples_need_nothing_of_ours(name: str, folder: Path, test_pictures: S
 
 @pytest.mark.slow
 def test_predict_and_evaluate_ask_engines(
-    folder: Path,
+    whole: Path,
     smoke_run: Path,
     test_pictures: Split,
     tmp_path: Path,
@@ -202,20 +220,20 @@ def test_predict_and_evaluate_ask_engines(
         return json.loads(capsys.readouterr().out)
 
     (expected,) = said("predict", smoke_run, tmp_path / "picture.png")
-    for place, engine in ((folder, "onnxruntime:float32"), (smoke_run, "torch"), (smoke_run, "onnxruntime")):
+    for place, engine in ((whole, "onnxruntime:float32"), (smoke_run, "torch"), (smoke_run, "onnxruntime")):
         (found,) = said("predict", place, tmp_path / "picture.png", "--engine", engine, "--threads", 1)
         assert [top["label"] for top in found["top"]] == [top["label"] for top in expected["top"]]
         np.testing.assert_allclose(
             [top["probability"] for top in found["top"]], [top["probability"] for top in expected["top"]], atol=0.02
         )
     exact = said("evaluate", smoke_run, "--limit", 200)
-    found = said("evaluate", folder, "--limit", 200, "--threads", 1)  # auto
+    found = said("evaluate", whole, "--limit", 200, "--threads", 1)  # auto
     assert abs(found["top1"] - exact["top1"]) < 0.05
     (kept,) = (cache / "googlenet" / "engines").iterdir()
     chosen = json.loads(kept.read_text())
     assert set(chosen["seconds"]) == {"torch", "onnxruntime:int8", "openvino:int8", "ncnn"}
     kept.write_text(json.dumps({"engine": "ncnn"}))
-    assert open_engine(folder, "auto", 1).name == "ncnn"
+    assert open_engine(whole, "auto", 1).name == "ncnn"
 
 
 @pytest.mark.slow
