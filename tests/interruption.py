@@ -77,7 +77,7 @@ def signal_at(step: int, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch) 
         nonlocal calls
         calls += 1
         if calls == step:
-            os.kill(os.getpid(), kind)
+            signal.raise_signal(kind)
         return loss(self, *arguments)
 
     monkeypatch.setattr(Classification, "loss", signalling)

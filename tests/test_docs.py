@@ -93,7 +93,7 @@ def train(arguments: list[str], desk: Path, runs: dict[str, str], build_once: Bu
 
 
 # Pages whose commands are tried with every change; those of the others are of the same kinds, and take longer.
-QUICK = {"deploy.md", "family.md", "weights.md"}
+QUICK = {"README.md", "family.md", "weights.md"}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,6 @@ def test_writing_is_deterministic_and_whole(tmp_path: Path, monkeypatch: pytest.
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-@pytest.mark.no_cover  # other tests run the same lines
 def test_an_interrupted_run_on_shards_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

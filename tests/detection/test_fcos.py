@@ -192,7 +192,6 @@ def test_the_deepest_map_alone() -> None:
 
 @pytest.mark.accuracy
 @pytest.mark.cpu
-@pytest.mark.no_cover
 @pytest.mark.parametrize("head", ["fcos", "faster_rcnn"])
 def test_learns_a_picture_by_heart(head: str) -> None:
     model = detector(head=head)

@@ -39,7 +39,6 @@ def steps_done(run: Path) -> int:
     return int(torch.load(run / "state.pt", weights_only=True)["step"])
 
 
-@pytest.mark.no_cover  # other tests run the same lines
 def test_dead_and_resumed_run_ends_with_the_same_weights(
     tmp_path: Path,
     fashion_mnist_folder: Path,

@@ -47,7 +47,6 @@ MEMBERS = quickly(googlenet.list_models(), ("googlenet", "googlenet_bn", "bn_inc
 
 @pytest.mark.accuracy
 @pytest.mark.cpu
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", MEMBERS)
 def test_thirty_steps_leave_log_10_behind(name: str, fashion: Dataset) -> None:
     """The mean loss of the last five steps is well under that of a guess; the side heads' too.

@@ -26,7 +26,6 @@ from rounding import assert_rounding
 # PyTorch's own code serves where no kernel can be compiled; then there is nothing native to test.
 pytestmark = [
     pytest.mark.cpu,
-    pytest.mark.no_cover,  # other tests run the same lines; tracing them here takes a third of the time
     pytest.mark.skipif(native.kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP"),
 ]
 

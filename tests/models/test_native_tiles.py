@@ -12,7 +12,6 @@ from googlenet.models.native import tiles
 
 pytestmark = [
     pytest.mark.cpu,
-    pytest.mark.no_cover,  # other tests run the same lines; tracing them here takes a third of the time
     pytest.mark.skipif(native.kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP"),
 ]
 # Of the largest number. Tiles of 4 pixels add and subtract numbers up to 20 times as large as their result, in sums

@@ -18,9 +18,6 @@ from googlenet.models.weights import keys, to_ours, to_theirs
 from members import quickly
 from rounding import assert_rounding
 
-# Other tests run the same lines; tracing them here takes a third of the time.
-pytestmark = pytest.mark.no_cover
-
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights as initialised; statistics, gains and shifts as no initialisation leaves them."""

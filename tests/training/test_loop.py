@@ -46,7 +46,6 @@ def uninterrupted(trained: Trained) -> Path:
 @pytest.mark.parametrize(
     "point", ["1:after", "7:during", *(pytest.param(p, marks=pytest.mark.slow) for p in ("10:step", "14:before"))]
 )
-@pytest.mark.no_cover  # other tests run the same lines
 def test_dead_and_resumed_run_ends_with_the_same_weights(
     point: str, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """The list of a run's steps, by its properties: every picture once a pass, as many pixels a step, nothing but the
 recipe and the number of pictures."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -104,7 +103,7 @@ def test_an_interrupted_run_of_growing_batches_ends_with_the_same_weights(
     def stopped(self: Classification, *args: object) -> object:
         calls.append(1)
         if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return real(self, *args)
 
     monkeypatch.setattr(Classification, "loss", stopped)

@@ -68,7 +68,6 @@ def test_precision_is_resolved_and_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     assert load_recipe(tmp_path / "auto").precision == "float32", "the folder says what was taken"
 
 
-@pytest.mark.no_cover  # other tests run the same lines
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_accumulated_parts_are_one_batch(accumulate: int, tmp_path: Path) -> None:

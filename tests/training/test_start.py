@@ -1,7 +1,6 @@
 """Starting from trained weights: what is taken, what is drawn anew, what stays as it is."""
 
 import copy
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -245,7 +244,7 @@ def test_fine_tuning_interrupted_or_not_ends_with_the_same_best_weights(
     def stopped(self: Classification, *args: object) -> object:
         calls.append(1)
         if len(calls) == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return real(self, *args)
 
     monkeypatch.setattr(Classification, "loss", stopped)

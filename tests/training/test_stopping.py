@@ -1,6 +1,5 @@
 """How a run is asked to stop: the first signal is kept for the loop, the second acts as without us."""
 
-import os
 import signal
 
 import pytest
@@ -19,9 +18,9 @@ def test_the_second_signal_acts_at_once_and_handlers_are_put_back(kind: signal.S
     try:
         with stop_signal() as stop:
             assert not stop.is_set()
-            os.kill(os.getpid(), kind)
+            signal.raise_signal(kind)
             assert stop.is_set() and not got
-            os.kill(os.getpid(), kind)
+            signal.raise_signal(kind)
             assert got == [kind]
         assert signal.getsignal(kind) is ours
         with stop_signal():
