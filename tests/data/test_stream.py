@@ -270,6 +270,7 @@ def test_workers_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_workers() == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the middle of an epoch, while two workers decode the next batches."""
     tree(tmp_path / "p", 20, "jpg", factor=2)

@@ -192,7 +192,7 @@ def test_the_deepest_map_alone() -> None:
 
 @pytest.mark.accuracy
 @pytest.mark.cpu
-@pytest.mark.parametrize("head", ["fcos", "faster_rcnn"])
+@pytest.mark.parametrize("head", ["fcos", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_learns_a_picture_by_heart(head: str) -> None:
     model = detector(head=head)
     torch.manual_seed(1 + SEED)

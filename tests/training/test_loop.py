@@ -44,7 +44,7 @@ def uninterrupted(trained: Trained) -> Path:
 
 
 @pytest.mark.parametrize(
-    "point", ["1:after", "7:during", *(pytest.param(p, marks=pytest.mark.slow) for p in ("10:step", "14:before"))]
+    "point", ["7:during", *(pytest.param(p, marks=pytest.mark.slow) for p in ("1:after", "10:step", "14:before"))]
 )
 def test_dead_and_resumed_run_ends_with_the_same_weights(
     point: str, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
