@@ -18,7 +18,7 @@ from googlenet.evaluation.crops import PIXELS_AT_ONCE, answer, views
 
 
 def seconds_to_build(rounds: int) -> dict[str, float]:
-    """The median seconds that each member takes to build, its auxiliary heads included."""
+    """The median seconds that each member takes to build, without auxiliary heads."""
     seconds: dict[str, list[float]] = {name: [] for name in googlenet.list_models()}
     for number in range(rounds + 1):
         for name, measured in seconds.items():

@@ -137,12 +137,12 @@ def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
 def trained(build_once: BuildOnce, fashion_mnist_folder: Path) -> Trained:
     """Train a run once for the whole suite: ``trained(recipe, *flags)`` returns the folder of that training."""
 
-    def run(*arguments: str, name: str | None = None, command: tuple[str, ...] = ("train",)) -> Path:
+    def run(*arguments: str, name: str | None = None) -> Path:
         def build(folder: Path) -> None:
-            done = googlenet(*command, *arguments, "--out", folder, "--json")
+            done = googlenet("train", *arguments, "--out", folder, "--json")
             assert done.code == 0, done.err
 
-        digest = hashlib.sha256("\0".join((*command, *arguments)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
         return build_once(name or f"run-{digest}", build)
 
     return run

@@ -52,7 +52,7 @@ def main() -> int:
             print(f"\n== {configuration.name}, TEST_SEED={seed}", flush=True)
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "TEST_SEED": str(seed), **configuration.variables}
             command = [sys.executable, "-m", "pytest", "--durations=0", "-rs"]
-            # Several workers on a machine of two cores only where a test is not to have both.
+            # The configurations with a number of threads use one worker, so that a test has both cores.
             command += ["--numprocesses", str(configuration.workers), "--dist", "worksteal"]
             begun = time.monotonic()
             code = subprocess.run([*command, *arguments], env=environment).returncode

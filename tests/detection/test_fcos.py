@@ -191,7 +191,6 @@ def test_the_deepest_map_alone() -> None:
 
 
 @pytest.mark.accuracy
-@pytest.mark.cpu
 @pytest.mark.parametrize("head", ["fcos", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_learns_a_picture_by_heart(head: str) -> None:
     model = detector(head=head)
@@ -216,7 +215,7 @@ def test_learns_a_picture_by_heart(head: str) -> None:
     for mine, wanted in zip(found, truth, strict=True):
         assert mine.labels[0] == wanted.labels[0]
         print(f"overlap {iou(mine.boxes[:1], wanted.boxes).item():.3f}")
-        # Over five seeds on each kind of CPU (make test-margins) 0.68 to 0.99.
+        # Over five seeds, as is and limited to AVX2 (make test-margins): 0.68 to 0.99.
         assert iou(mine.boxes[:1], wanted.boxes).item() > 0.5
 
 

@@ -134,5 +134,5 @@ def test_learns_where_squares_are(multibox: MultiBox) -> None:
         multibox_loss(multibox(x), multibox.priors, shares).backward()
         optimiser.step()
     print(f"covered {before:.3f}, then {surest(3):.3f}")
-    # Over five seeds on each kind of CPU (make test-margins) 1.0, after 0.0.
+    # Over five seeds on four kinds of CPU (make test-margins) 1.0, after 0.0.
     assert surest(3) >= 0.8 > before

@@ -78,5 +78,5 @@ def test_thirty_steps_leave_log_10_behind(name: str, fashion: Dataset) -> None:
     means = torch.tensor(last).mean(0)
     assert len(means) == 1 + entry.aux_heads
     print(f"margin of {name}: {(math.log(10) - means).min():.2f}")
-    # Of the three that are not slow, over five seeds on each kind of CPU (make test-margins), 1.03 to 1.39.
+    # Of the three that are not slow, over five seeds on four kinds of CPU (make test-margins), 1.03 to 1.39.
     assert (means < math.log(10) - 0.4).all(), means

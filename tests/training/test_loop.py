@@ -239,7 +239,7 @@ def test_learns_and_reports_the_validation_part_it_held_out(tmp_path: Path) -> N
     assert fitted.metrics["validation"]["images"] == 1000
     losses = [e["loss"] for e in read_metrics(tmp_path / "run") if e["split"] == "train"]
     print(f"accuracy {fitted.metrics['test']['top1']:.4f}, loss down by {losses[0] - losses[-1]:.3f}")
-    # Six epochs of 1,000 tiny pictures. Over five seeds on each kind of CPU (make test-margins): 0.56 to 0.68, and
+    # Six epochs of 1,000 tiny pictures. Over five seeds on four kinds of CPU (make test-margins): 0.56 to 0.68, and
     # by 1.36 to 1.65; nothing learned is 0.1, and 0.
     assert fitted.metrics["test"]["top1"] > 0.45
     assert losses[-1] < losses[0] - 0.5

@@ -19,7 +19,7 @@ from googlenet.training.recipe import Recipe, Schedule, Size
 from googlenet.training.recipe_file import read_recipe
 from googlenet.training.record import read_metrics
 from googlenet.training.schedule import image_size, learning_rate_factor
-from googlenet.training.task import Classification
+from interruption import signal_at
 
 KINDS = ["progressive", "random", "progressive_random"]
 
@@ -98,15 +98,7 @@ def test_an_interrupted_run_of_growing_batches_ends_with_the_same_weights(
              "--data.limit=300", "--epochs=2", "--batch_size=32", "--reestimate_norm=2", "--ema=0.9"]  # fmt: skip
     given = read_recipe("fashion-mnist-smoke", flags)
     fit(given, tmp_path / "whole", progress=False)
-    calls, real = [], Classification.loss
-
-    def stopped(self: Classification, *args: object) -> object:
-        calls.append(1)
-        if len(calls) == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(Classification, "loss", stopped)
+    signal_at(5, signal.SIGTERM, monkeypatch)
     with pytest.raises(InterruptedRunError, match="step 5"):
         fit(given, tmp_path / "cut", progress=False)
     fit(load_recipe(tmp_path / "cut"), tmp_path / "cut", resume=True, progress=False)

@@ -25,7 +25,7 @@ def test_bfloat16_learns_and_leaves_float32_weights(tmp_path: Path) -> None:
     fit(read_recipe("fashion-mnist-smoke", flags), tmp_path / "run", progress=False)
     losses = [e["loss"] for e in read_metrics(tmp_path / "run") if e["split"] == "train"]
     print(f"loss down by {losses[0] - losses[-1]:.3f}")
-    # Over five seeds on each kind of CPU (make test-margins) by 0.88 to 1.22.
+    # Over five seeds on four kinds of CPU (make test-margins) by 0.88 to 1.22.
     assert losses[-1] < losses[0] - 0.5
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
