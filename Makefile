@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MEASURED := $(patsubst %,benchmarks/%.py,throughput time_to_accuracy step_profile search scales decoding finetune chapter gpu \
-	family overheads plain_start ensemble cam_peak deployment export_parity serving hostile ray_predict detection detection_peer rcnn)
+BENCHMARKS := ablation cam_localization d2l_recipe decoding detection detection_baseline engines ensemble export_parity finetune \
+	fuzz_server gpu init_without_norm models multi_scale overheads ray_predict rcnn serving step_profile throughput time_to_accuracy
 
-.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench write-up clean
+.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench docs-results clean
 
 help:
-	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample pictures (about 3 minutes on 2 cores)"
+	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample images (about 3 minutes on 2 cores)"
 	@echo "make test   set up, lint and run the fast tests (3 minutes of set-up, then 6 minutes on 2 cores)"
 	@echo "make test-slow     the tests that take too long for every change (about 10 minutes)"
 	@echo "make test-cpus     the tests whose numbers depend on the processor, as on each kind of x86-64 CPU"
@@ -16,8 +16,9 @@ help:
 	@echo "make test-random   the fast tests in random order; SEED=N repeats one"
 	@echo "make setup  install the package into $(VENV) (a few minutes; 6 GB where pip takes PyTorch's CUDA build)"
 	@echo "make lint   ruff, mypy, import-linter"
-	@echo "make bench  speed of a step and time to accuracy, against the textbook's (about 15 minutes on 2 cores)"
-	@echo "make bench-NAME  one of $(basename $(notdir $(MEASURED))); results go into docs/"
+	@echo "make bench  training throughput and time to accuracy, compared with plain PyTorch (about 15 minutes on 2 cores)"
+	@echo "make bench-NAME  one of $(BENCHMARKS); writes the result into docs/"
+	@echo "make docs-results  write all results of benchmarks into docs/"
 
 setup: $(VENV)/.installed
 
@@ -45,27 +46,28 @@ tools:
 		|| echo "not here, and no way to install: $$missing; the tests that need them are skipped" >&2
 
 demo: setup
-	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/googlenet download fashion-mnist
 	rm -rf runs/demo
 	$(BIN)/googlenet train fashion-mnist-fast --out runs/demo
-	$(BIN)/googlenet predict runs/demo docs/samples --top 3
+	$(BIN)/googlenet predict runs/demo docs/samples --top-k 3
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_lines.py
 
 # Two workers of one thread each. The durations of all tests go to a file when this runs in CI.
 THREADS ?= 1
 PYTEST = OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest --numprocesses 2 --dist worksteal $(if $(CI),--junitxml=durations-$@.xml)
 
 test: lint tools
-	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/googlenet download fashion-mnist
 	$(PYTEST) --cov --cov-report=
 
 test-slow: lint tools
-	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/googlenet download fashion-mnist
 	$(PYTEST) -m slow
 
 ifndef SEED
@@ -76,24 +78,24 @@ test-random: lint tools
 	PYTHONHASHSEED=$$(( $(SEED) % 4294967295 )) $(PYTEST) -p randomly -p 'no:cacheprovider' --randomly-seed $(SEED)
 
 test-cpus: lint tools
-	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/googlenet download fashion-mnist
 	$(BIN)/python tests/cpus.py -m "cpu and not slow"
 
 test-margins: lint tools
-	$(BIN)/googlenet fetch fashion-mnist
+	$(BIN)/googlenet download fashion-mnist
 	$(BIN)/python tests/cpus.py --seeds 5 -m "accuracy and not slow"
 
 bench: bench-throughput bench-time_to_accuracy
 
-# A result that was not finished is not kept.
+# The result replaces the old one only if the benchmark finishes.
 bench-%: benchmarks/%.py $(VENV)/.installed-dev
 	mkdir -p benchmarks/results
 	$(BIN)/python $< --json > benchmarks/results/$*.partial
 	mv benchmarks/results/$*.partial benchmarks/results/$*.json
-	$(MAKE) write-up
+	$(MAKE) docs-results
 
-write-up: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/write_up.py
+docs-results: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/update_docs.py
 
 clean:
 	rm -rf $(VENV) runs

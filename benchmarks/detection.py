@@ -1,8 +1,8 @@
-"""Finding garments with the feature pyramid: each part with and without.
+"""Evaluate detectors of garments with a feature pyramid, and ablations of their parts.
 
-Trains `scenes-fpn` from a classifier of garments, then the same with the deepest map alone and with Faster R-CNN's
-head. Measures COCO's figures on the test scenes by the objects' size, at one test size and merged from several, and
-how far the exported file's boxes are from PyTorch's. Run: make bench-detection
+Trains `scenes-fpn` from a classifier of garments, then the same with the map of stride 32 only and with Faster R-CNN's
+head. Measures COCO metrics on the test scenes by object size, at one test size and merged from several, and the largest
+difference of the exported file's boxes from PyTorch's. Run: make bench-detection
 """
 
 import argparse
@@ -13,114 +13,128 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import googlenet
-from googlenet.detection.dataset import Detections, Picture
-from googlenet.detection.export import export_detector
-from googlenet.detection.metrics import score
+from googlenet.checkpoint.format import Checkpoint
+from googlenet.detection.data.dataset import DetectionDataset, load_detection_dataset
+from googlenet.detection.data.scenes import Scenes, draw_scenes
+from googlenet.detection.metrics import coco_metrics
 from googlenet.detection.predict import detect
-from googlenet.detection.scenes import Scenes, generate
-from googlenet.detection.sources import load_detection
-from googlenet.training.record import read_metrics
+from googlenet.export.exporter import ExportData, export
+from googlenet.training.metrics_logger import read_metrics
 
 CASES: dict[str, list[str]] = {
-    "pyramid, one stage": [],
-    "deepest map, one stage": ["--detection.maps=deepest"],
-    "pyramid, two stages": ["--detection.head=faster_rcnn"],
+    "FPN, FCOS": [],
+    "stride 32 only, FCOS": ["--detection.neck=none"],
+    "FPN, Faster R-CNN": ["--detection.head=faster_rcnn"],
 }
+MAIN, *ABLATIONS = CASES
 
 
-def row(name: str, pictures: Sequence[Picture], found: list[Detections], classes: Sequence[str], **more: Any) -> Any:
-    """The figures of one way to find objects."""
-    figures = score(pictures, found, classes).figures
-    line = {"what": name, **{key: round(value, 4) for key, value in figures.items()}, **more}
-    print(line, file=sys.stderr)
-    return line
+class Training(NamedTuple):
+    """A row of the plan: its title, the name of its case, and its epochs (None: those of the recipe)."""
+
+    title: str
+    case: str
+    epochs: float | None
+
+
+def plan_trainings(args: argparse.Namespace) -> list[Training]:
+    """Return the trainings: the full recipe first, then the ablations."""
+    main = Training(MAIN, MAIN, args.epochs)
+    short = args.ablation_epochs
+    if short:
+        return [main, *(Training(f"{name}, {short:g} epochs", name, short) for name in args.cases)]
+    return [main, *(Training(name, name, args.epochs) for name in args.cases if name in ABLATIONS)]
+
+
+def train(training: Training, flags: Sequence[str], folder: Path) -> tuple[Checkpoint, float]:
+    """Train, or take the finished run in `folder`; return the run and its seconds of training."""
+    flags = [*flags, *CASES[training.case]] + ([f"--epochs={training.epochs}"] if training.epochs else [])
+    recipe = googlenet.read_recipe("scenes-fpn", flags)
+    if not folder.exists():
+        googlenet.fit(recipe, folder)
+    entries = read_metrics(folder)
+    if not any(entry["split"] == "test" for entry in entries):
+        raise SystemExit(f"{folder}: training is not finished; continue with googlenet train --resume {folder}")
+    run = googlenet.load(folder)
+    if run.recipe.detection != recipe.detection or run.recipe.epochs != recipe.epochs:
+        raise SystemExit(
+            f"{folder}: trained with another recipe than {training.title!r}; use another --folder or --run"
+        )
+    return run, max(entry["seconds"] for entry in entries if entry["split"] == "train")
+
+
+def evaluate(
+    title: str, run: Checkpoint, data: DetectionDataset, seconds: float, sizes: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Return COCO metrics and images per second on the test scenes."""
+    pixels = [sample.read(1) for sample in data.test]
+    started = time.perf_counter()
+    detections = detect(run.model, run.preprocess, pixels, sizes)
+    speed = round(len(pixels) / (time.perf_counter() - started), 1)
+    summary = coco_metrics(data.test, detections, data.classes).summary
+    metrics = {key: round(value, 4) for key, value in summary.items()}
+    row = {"name": title, **metrics, "seconds": seconds, "images_per_second": speed}
+    print(row, file=sys.stderr)
+    return row
+
+
+def compare_export(run: Checkpoint, folder: Path) -> dict[str, Any]:
+    """Export the detector and return the largest differences from PyTorch on 50 scenes of many sizes."""
+    images = [scene.read(1) for scene in draw_scenes(Scenes(test=50, sides=(40, 260), objects=(0, 12)), "test")]
+    (row,) = export(run, ExportData(images), folder, ["onnx"]).parity["rows"]
+    return {"max_error": row["max_error"], "max_score_error": row["max_score_error"], "images": len(images)}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classifier", help="a run of garments to start from (default: one is trained)")
+    parser.add_argument("--train", type=int, default=16_000, help="training scenes (default 16000)")
+    parser.add_argument("--test", type=int, default=1000, help="test scenes (default 1000)")
+    parser.add_argument("--epochs", type=float, help="epochs of scenes-fpn (default: those of the recipe)")
+    parser.add_argument("--ablation-epochs", type=float, help="epochs of the ablations (default: those of scenes-fpn)")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), metavar="CASE", help="the ablations")
+    parser.add_argument("--run", help="a trained run of scenes-fpn, instead of training")
+    parser.add_argument("--sizes", type=int, nargs="*", help="test sizes to merge (default: those of the recipe)")
+    parser.add_argument("--folder", type=Path, help="folder of the runs; finished runs are reused (default: temporary)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Train what is asked for, measure everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classifier", help="a run of garments to start from (default: trained here)")
-    parser.add_argument("--train", type=int, default=16_000, help="training scenes (default 16000)")
-    parser.add_argument("--test", type=int, default=1000, help="test scenes (default 1000)")
-    parser.add_argument("--epochs", type=float, help="of scenes-fpn (default: the recipe's)")
-    parser.add_argument(
-        "--ablation-epochs", type=float,
-        help="a shorter training for the cases side by side, the pyramid's again (default: as many as of scenes-fpn)",
-    )  # fmt: skip
-    parser.add_argument("--cases", nargs="*", default=list(CASES), metavar="CASE", help="what is laid side by side")
-    parser.add_argument("--run", help="a trained run of scenes-fpn, in place of training it")
-    parser.add_argument(
-        "--sizes", type=int, nargs="*", help="of the test at several sizes (default: the recipe's detection.sizes)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument(
-        "--folder", type=Path, help="where the runs go; those that are there are taken (default: a temporary folder)"
-    )
-    options = parser.parse_args()
-    work = options.folder or Path(tempfile.mkdtemp())
-    source = f"scenes:train={options.train},test={options.test}"
-    start = options.classifier or googlenet.fit(googlenet.read_recipe("fashion-mnist-fast"), work / "garments").run
-    data = load_detection(source)
-    pictures = data.test
-    pixels = [picture.read(1) for picture in pictures]
-    rows, first = [], None
-    whole, *others = CASES
-    short = options.ablation_epochs
-    plan = [(whole, whole, options.epochs)]
-    if short:
-        plan += [(f"{name}, {short:g} epochs", name, short) for name in options.cases]
-    else:
-        plan += [(name, name, options.epochs) for name in options.cases if name in others]
-    for number, (title, name, epochs) in enumerate(plan):
-        place = Path(options.run) if number == 0 and options.run else work / f"case-{number}"
-        flags = [f"--model.weights={start}", f"--data.source={source}", *CASES[name]]
-        flags += [f"--epochs={epochs}"] if epochs else []
-        # Side by side at one size: only the first is measured at several.
-        flags += ["--detection.sizes=null"] if number else []
-        recipe = googlenet.read_recipe("scenes-fpn", flags)
-        if not place.exists():
-            googlenet.fit(recipe, place)
-        entries = read_metrics(place)
-        if not any(entry["split"] == "test" for entry in entries):
-            raise SystemExit(f"{place} was not trained to its end: googlenet train --resume {place}")
-        took = max(entry["seconds"] for entry in entries if entry["split"] == "train")
-        run = googlenet.load(place)
-        if run.recipe.detection != recipe.detection or run.recipe.epochs != recipe.epochs:
-            raise SystemExit(f"{place} is of another recipe than {title!r}: name another --folder or --run")
-        asked = time.perf_counter()
-        found = detect(run.model, run.preprocess, pixels)
-        answered = round(len(pixels) / (time.perf_counter() - asked), 1)
-        rows.append(row(title, pictures, found, data.classes, seconds=took, images_per_second=answered))
-        if number == 0:
-            first = run
-            sizes = options.sizes or run.recipe.detection.sizes or (run.preprocess.size,)
-            asked = time.perf_counter()
-            merged = detect(run.model, run.preprocess, pixels, sizes)
-            answered = round(len(pixels) / (time.perf_counter() - asked), 1)
-            name = f"{title}, tested at {' and '.join(map(str, sizes))} px"
-            rows.append(row(name, pictures, merged, data.classes, seconds=took, images_per_second=answered))
-    difference = None
-    if first is not None:
-        many = [scene.read(1) for scene in generate(Scenes(test=50, sides=(40, 260), objects=(0, 12)), "test")]
-        difference = export_detector(first, work / "detector.onnx", many)._asdict()
+    """Train, evaluate, print the results."""
+    args = parse_arguments()
+    work = args.folder or Path(tempfile.mkdtemp())
+    source = f"scenes:train={args.train},test={args.test}"
+    start = args.classifier or googlenet.fit(googlenet.read_recipe("fashion-mnist-fast"), work / "garments").run
+    flags = [f"--model.init_from={start}", f"--data.source={source}"]
+    data = load_detection_dataset(source)
+    full, *ablations = plan_trainings(args)
+    run, seconds = train(full, flags, Path(args.run) if args.run else work / "case-0")
+    sizes = args.sizes or run.recipe.detection.test_sizes or (run.preprocess.size,)
+    merged = f"{full.title}, tested at {', '.join(map(str, sizes[:-1]))} and {sizes[-1]} px"
+    rows = [evaluate(full.title, run, data, seconds), evaluate(merged, run, data, seconds, sizes)]
+    for index, training in enumerate(ablations, start=1):
+        # Ablations are tested at one size only.
+        ablation, seconds = train(training, [*flags, "--detection.test_sizes=null"], work / f"case-{index}")
+        rows.append(evaluate(training.title, ablation, data, seconds))
     document = {
-        "train": len(data.train), "test": len(pictures), "rows": rows, "export": difference,
+        "train": len(data.train), "test": len(data.test), "rows": rows,
+        "export": compare_export(run, work / "exported"),
         "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__,
     }  # fmt: skip
-    if options.json:
+    if args.json:
         print(json.dumps(document, indent=2))
         return
-    for line in rows:
-        figures = "  ".join(
-            f"{key} {line[key]:.3f}" for key in ("ap", "ap50", "ap_small", "ap_medium") if key in line
-        )
-        print(f"{line['what']:<60}{figures}  {line.get('seconds')} s")
-    print(f"export: {difference}")
+    for row in rows:
+        metrics = "  ".join(f"{key} {row[key]:.3f}" for key in ("ap", "ap50", "ap_small", "ap_medium") if key in row)
+        print(f"{row['name']:<60}{metrics}  {row['seconds']} s")
+    print(f"export: {document['export']}")
 
 
 if __name__ == "__main__":

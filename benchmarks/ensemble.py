@@ -1,9 +1,9 @@
-"""The paper's table for Fashion-MNIST: one network and seven, asked with 1, 10 and 144 crops; and what crops cost.
+"""Evaluate one network and seven with 1, 10 and 144 crops on Fashion-MNIST, and measure the speed of crops.
 
-Trains the seven of `fashion-mnist-fast`, answers the 10,000 test pictures, and says of a single network's crops which
-scale helps and which harms. Members and answers are kept in `--folder`, so that an interrupted call goes on; remove
-it to begin anew. Then the speed: 144 crops of pictures at 96 px, beside plain batches of the same tensors.
-Run: make bench-ensemble
+Trains the seven networks of `fashion-mnist-fast`, predicts the 10,000 test images, and measures the accuracy of a
+single network's crops by scale. Members and predictions are kept in `--folder`, so that an interrupted call continues;
+delete it to start from the beginning. The speed is that of 144 crops of images at 96 px, compared with the same tensors
+prepared in advance. Run: make bench-ensemble
 """
 
 import argparse
@@ -11,235 +11,246 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import googlenet
+from googlenet.checkpoint.ensemble import is_ensemble
 from googlenet.data.dataset import Split
-from googlenet.data.loader import PIXELS_AT_ONCE, evaluation_batches
+from googlenet.data.loader import EVAL_BATCH_PIXELS
 from googlenet.data.preprocess import Preprocess
-from googlenet.data.sources import load_dataset
+from googlenet.data.sources import LoadOptions, load_dataset
+from googlenet.devices import pick_precision
 from googlenet.evaluation.calibration import expected_calibration_error
-from googlenet.evaluation.crops import CROPS, answer, scales, views
-from googlenet.evaluation.metrics import Outputs, collect, scores
-from googlenet.evaluation.protocol import CROPS_AT_ONCE, Member, crop_outputs, layout, table
-from googlenet.evaluation.significance import mcnemar, right
-from googlenet.models.ensemble import average_logits, networks_of
-from googlenet.models.fusion import fuse
+from googlenet.evaluation.confidence import mcnemar
+from googlenet.evaluation.metrics import Predictions, classification_metrics, is_correct
+from googlenet.evaluation.predictor import predict_split
+from googlenet.inference.ilsvrc import CROPS_PER_BATCH, TableEntry, format_table, predict_crops, results_table
+from googlenet.inference.multi_crop import NUM_CROPS, crop_scales, iter_crops, predict_multi_crop
+from googlenet.models.ensemble import average_logits, get_networks
+from googlenet.models.folding import fold
 from googlenet.models.network import Network
-from googlenet.training.devices import pick_precision
-from googlenet.training.ensemble import is_ensemble, start_ensemble, train_ensemble
+from googlenet.training.ensemble import EnsembleResult, create_ensemble, train_ensemble
 
 CPU = torch.device("cpu")
-# The crops of one scale of a square picture: corners, centre and whole, and the same mirrored.
-KINDS = {"centre": [4], "corners": [0, 1, 2, 3], "whole": [5], "all": [0, 1, 2, 3, 4, 5]}
+# The crops of one scale of a square image: indices of the corners, the center and the whole square. The flips follow.
+NUM_UNFLIPPED = 6
+KINDS = {"center": [4], "corners": [0, 1, 2, 3], "whole": [5], "all": [0, 1, 2, 3, 4, 5]}
 SPEED_SIZE = 96
 
 
-class AsIs(NamedTuple):
-    """Normalisation that leaves pixels as they are: crops are normalised already."""
+class FastPredictor:
+    """A `Predictor` of the folded network, in bfloat16 if the processor supports it."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    name = "torch"
 
+    def __init__(self, model: Network, preprocess: Preprocess, classes: tuple[str, ...]):
+        self.preprocess, self.classes, self.min_size = preprocess, classes, model.min_size
+        self.dtype = getattr(torch, pick_precision("auto", CPU))
+        self.model = fold(model, preprocess).to(memory_format=torch.channels_last)
 
-class Quick(nn.Module):
-    """The network fused, its products in fewer bits where the processor has them; answers in float32."""
-
-    def __init__(self, model: Network, dtype: torch.dtype):
-        super().__init__()
-        as_is = AsIs((0.0,) * model.in_channels, (1 / 255,) * model.in_channels)
-        self.model, self.dtype = fuse(model, as_is).to(memory_format=torch.channels_last), dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, h, w) float32 -> logits float32."""
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
-            return self.model(x.to(memory_format=torch.channels_last)).float()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return logits float32 (n, classes)."""
+        images = images.float().to(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            logits: Tensor = self.model(images)
+        return logits.float()
 
 
-def kept(place: Path, make: Any) -> Any:
-    """What lies at `place`, else what `make` gives, put there."""
-    if place.exists():
-        return torch.load(place, weights_only=True)
-    found = make()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(found, place.with_suffix(".partial"))
-    place.with_suffix(".partial").rename(place)
-    return found
+def cached(path: Path, compute: Callable[[], Any]) -> Any:
+    """Return the content of `path`; compute and write it if the file does not exist."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    result = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(result, path.with_suffix(".partial"))
+    path.with_suffix(".partial").rename(path)
+    return result
 
 
-def every_crop(model: nn.Module, split: Split, preprocess: Preprocess) -> Tensor:
-    """Logits (4 scales, 12 crops, pictures, classes) of square pictures; the three squares of each are one."""
-    base, found = preprocess.size, []
-    with torch.inference_mode():
-        for pictures in torch.split(split.images, max(1, PIXELS_AT_ONCE // (CROPS_AT_ONCE * base**2))):
-            rows = [
-                torch.cat([model(part) for part in torch.split(view.pixels, PIXELS_AT_ONCE // base**2)])
-                for view in views(pictures, preprocess, base, 144)
-            ]
-            found.append(torch.stack(rows).unflatten(1, (12, len(pictures))))
-    return torch.cat(found, dim=2)
+def logits_by_crop(predictor: FastPredictor, split: Split) -> Tensor:
+    """Return the logits (4 scales, 12 crops, images, classes) of square images, whose three squares are equal."""
+    base, results = predictor.preprocess.size, []
+    for images in torch.split(split.images, max(1, EVAL_BATCH_PIXELS // (CROPS_PER_BATCH * base**2))):
+        scales = []
+        for batch in iter_crops(images, predictor.preprocess, base, 144):
+            parts = torch.split(batch.pixels, EVAL_BATCH_PIXELS // base**2)
+            scales.append(torch.cat([predictor.predict(part) for part in parts]))
+        results.append(torch.stack(scales).unflatten(1, (CROPS_PER_BATCH, len(images))))
+    return torch.cat(results, dim=2)
 
 
-def by_scale(model: nn.Module, split: Split, preprocess: Preprocess, cache: Path) -> list[dict[str, Any]]:
-    """Of one network, the accuracy of each kind of crop at each scale, alone; and of the scales up to each."""
-    crops = kept(cache, lambda: every_crop(model, split, preprocess))
+def accuracy_by_scale(predictor: FastPredictor, split: Split, cache: Path) -> list[dict[str, Any]]:
+    """Return the top-1 accuracy of each kind of crop at each scale, and of all crops up to each scale."""
+    logits = cached(cache, lambda: logits_by_crop(predictor, split))
+
+    def top1(crops: Sequence[Tensor]) -> float:
+        return classification_metrics(Predictions(average_logits(crops), split.labels))["top1"]
+
     rows = []
-    for number, scale in enumerate(scales(preprocess.size, 144)):
+    for index, scale in enumerate(crop_scales(predictor.preprocess.size, 144)):
         row: dict[str, Any] = {"scale": scale}
-        for kind, places in KINDS.items():
-            chosen = [place + mirrored for mirrored in (0, 6) for place in places]
-            mean = average_logits(list(crops[number][chosen]))
-            row[kind] = scores(Outputs(mean, split.labels))["top1"]
-        upto = average_logits(list(crops[: number + 1].flatten(0, 1)))
-        row["scales_so_far"] = scores(Outputs(upto, split.labels))["top1"]
-        # What a crop of this scale sees of the picture, by area.
-        row["area"] = round((preprocess.size / scale) ** 2, 3)
+        for kind, crops in KINDS.items():
+            row[kind] = top1(list(logits[index][[crop + flip for flip in (0, NUM_UNFLIPPED) for crop in crops]]))
+        row["cumulative"] = top1(list(logits[: index + 1].flatten(0, 1)))
+        row["area_fraction"] = round((predictor.preprocess.size / scale) ** 2, 3)  # of the image, in a crop
         rows.append(row)
     return rows
 
 
-def the_table(folder: Path, limit: int | None, members: int, flags: list[str]) -> dict[str, Any]:
-    """Train, answer, and fill the table."""
-    seven = folder / "seven"
-    if not is_ensemble(seven):
-        start_ensemble(googlenet.read_recipe("fashion-mnist-fast", flags), seven, members)
-    fitted = train_ensemble(seven)
-    checkpoint = googlenet.load(seven)
-    preprocess = checkpoint.preprocess
-    split = load_dataset("fashion-mnist", validation=0, limit=limit).test
-    dtype = getattr(torch, pick_precision("auto", CPU))
-    networks = [Quick(network, dtype).eval() for network in networks_of(checkpoint.model)]
-    kept_in = folder / f"answers-{len(split.labels)}"
-    answers: dict[int, list[Outputs]] = {}
-    seconds: dict[int, list[float]] = {}
-    for number, network in enumerate(networks, start=1):
-        for crops in CROPS:
+def predict_all(
+    predictors: Sequence[FastPredictor], split: Split, cache: Path
+) -> tuple[dict[int, list[Predictions]], dict[int, list[float]]]:
+    """Return the predictions of each network by number of crops, and their seconds."""
+    predictions: dict[int, list[Predictions]] = {num_crops: [] for num_crops in NUM_CROPS}
+    seconds: dict[int, list[float]] = {num_crops: [] for num_crops in NUM_CROPS}
+    for index, predictor in enumerate(predictors, start=1):
+        for num_crops in NUM_CROPS:
 
-            def ask(network: nn.Module = network, crops: Any = crops) -> dict[str, Any]:
+            def predict(predictor: FastPredictor = predictor, num_crops: Any = num_crops) -> dict[str, Any]:
                 started = time.perf_counter()
-                if crops == 1:
-                    found = collect(network, evaluation_batches(split, preprocess), CPU)
+                if num_crops == 1:
+                    result = predict_split(predictor, split)
                 else:
-                    found = crop_outputs(Member(network, preprocess), split, preprocess.size, crops)
-                return {"logits": found.logits, "seconds": time.perf_counter() - started}
+                    result = predict_crops(predictor, split, predictor.preprocess.size, num_crops)
+                return {"logits": result.logits, "seconds": time.perf_counter() - started}
 
-            found = kept(kept_in / f"{number}-{crops}.pt", ask)
-            answers.setdefault(crops, []).append(Outputs(found["logits"], split.labels))
-            seconds.setdefault(crops, []).append(found["seconds"])
-            top1 = scores(answers[crops][-1])["top1"]
-            print(f"network {number}, {crops} crops: {top1:.4f}, {found['seconds']:.0f} s", file=sys.stderr)
-    asked = table(answers)
-    print("\n".join(layout([each.cell for each in asked])), file=sys.stderr)
-    cells = {(each.cell.models, each.cell.crops): each.outputs for each in asked}
-    single = cells[1, 1]
-    compared = []
-    for (models, crops), outputs in cells.items():
-        if outputs is not single:
-            test = mcnemar(right(single), right(outputs))
-            gain = right(outputs).double().mean() - right(single).double().mean()
-            compared.append({"models": models, "crops": crops, "gain": gain.item(), **test._asdict()})
+            result = cached(cache / f"{index}-{num_crops}.pt", predict)
+            predictions[num_crops].append(Predictions(result["logits"], split.labels))
+            seconds[num_crops].append(result["seconds"])
+            top1 = classification_metrics(predictions[num_crops][-1])["top1"]
+            print(f"network {index}, {num_crops} crops: {top1:.4f}, {result['seconds']:.0f} s", file=sys.stderr)
+    return predictions, seconds
+
+
+def compare_cells(entries: Sequence[TableEntry]) -> list[dict[str, Any]]:
+    """Compare each cell of the table with one network and one crop."""
+    single = next(entry for entry in entries if (entry.cell.models, entry.cell.crops) == (1, 1))
+    before = is_correct(single.predictions)
+    rows = []
+    for entry in entries:
+        if entry is not single:
+            now = is_correct(entry.predictions)
+            gain = (now.double().mean() - before.double().mean()).item()
+            cell = {"models": entry.cell.models, "crops": entry.cell.crops}
+            rows.append({**cell, "gain": gain, **mcnemar(before, now)._asdict()})
+    return rows
+
+
+def evaluate(folder: Path, max_images: int | None, num_models: int, flags: list[str]) -> dict[str, Any]:
+    """Train the ensemble, predict, and compute the table."""
+    path = folder / "seven"
+    if not is_ensemble(path):
+        create_ensemble(googlenet.read_recipe("fashion-mnist-fast", flags), path, num_models)
+    trained: EnsembleResult = train_ensemble(path)
+    checkpoint = googlenet.load(path)
+    split = load_dataset("fashion-mnist", LoadOptions(validation=0, max_samples=max_images)).test
+    predictors = [
+        FastPredictor(network, checkpoint.preprocess, checkpoint.classes) for network in get_networks(checkpoint.model)
+    ]
+    cache = folder / f"predictions-{len(split.labels)}"
+    predictions, seconds = predict_all(predictors, split, cache)
+    entries = results_table(predictions)
+    print("\n".join(format_table([entry.cell for entry in entries])), file=sys.stderr)
     return {
         "images": len(split.labels),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": str(predictors[0].dtype).removeprefix("torch."),
+        "interval_method": "Wilson",
         "members": [
             {
                 "seed": member.seed,
-                "width": member.width,
+                "width_mult": member.width_mult,
                 "seconds": round(member.seconds, 1),
-                "top1": {crops: scores(each[number])["top1"] for crops, each in answers.items()},
+                "top1": {n: classification_metrics(results[index])["top1"] for n, results in predictions.items()},
             }
-            for number, member in enumerate(fitted.members)
+            for index, member in enumerate(trained.members)
         ],
         "table": [
             {
-                **each.cell._asdict(),
-                "interval": list(each.cell.interval),
-                "ece": expected_calibration_error(each.outputs),
+                **entry.cell._asdict(),
+                "interval": list(entry.cell.interval),
+                "ece": expected_calibration_error(entry.predictions),
             }
-            for each in asked
+            for entry in entries
         ],
-        "against_one_network_one_crop": compared,
-        "seconds_a_network": {crops: round(statistics.median(each), 1) for crops, each in seconds.items()},
-        "by_scale": by_scale(networks[0], split, preprocess, kept_in / "1-each.pt"),
+        "comparisons": compare_cells(entries),
+        "seconds_per_network": {n: round(statistics.median(values), 1) for n, values in seconds.items()},
+        "by_scale": accuracy_by_scale(predictors[0], split, cache / "1-by-crop.pt"),
     }
 
 
-def speed(count: int) -> dict[str, Any]:
-    """Crops a second through `answer`, beside the network alone on the same tensors, a few pictures each in turn."""
-    split = load_dataset("fashion-mnist", validation=0, limit=count).test
-    large = Preprocess(SPEED_SIZE, 1, (0.0,), (1.0,))
-    pictures = torch.stack([large.keep(picture) for picture in split.images])
-    preprocess = replace(large, mean=(0.286,), std=(0.353,))
-    dtype = getattr(torch, pick_precision("auto", CPU))
-    model = Quick(googlenet.create("googlenet_bn", 10, 1, pools="padded").eval(), dtype).eval()
-    at_once = max(1, PIXELS_AT_ONCE // (CROPS_AT_ONCE * SPEED_SIZE**2))
-    seconds: dict[str, list[float]] = {"crops": [], "plain": []}
-    computed = 0
-    with torch.inference_mode():
-        answer(model, pictures[:1], preprocess, SPEED_SIZE, 144)
-        for number, some in enumerate(torch.split(pictures, at_once)):
-            tensors = [
-                part
-                for view in views(some, preprocess, SPEED_SIZE, 144)
-                for part in torch.split(view.pixels, max(1, PIXELS_AT_ONCE // SPEED_SIZE**2))
-            ]
-            computed += sum(map(len, tensors))
+def measure_speed(num_images: int) -> dict[str, Any]:
+    """Return the crops per second of `predict_multi_crop`, and of the network alone on the same tensors."""
+    split = load_dataset("fashion-mnist", LoadOptions(validation=0, max_samples=num_images)).test
+    preprocess = Preprocess(SPEED_SIZE, 1, (0.286,), (0.353,))
+    images = torch.stack([preprocess.to_uint8(image) for image in split.images])
+    model = googlenet.create("googlenet_bn", 10, 1, pool_mode="same").eval()
+    predictor = FastPredictor(model, preprocess, tuple("abcdefghij"))
+    seconds: dict[str, list[float]] = {"crops": [], "tensors": []}
+    num_crops = 0
+    predict_multi_crop(predictor, images[:1], SPEED_SIZE, 144)
+    batch_size = max(1, EVAL_BATCH_PIXELS // (CROPS_PER_BATCH * SPEED_SIZE**2))
+    for index, batch in enumerate(torch.split(images, batch_size)):
+        tensors = [
+            part
+            for crops in iter_crops(batch, preprocess, SPEED_SIZE, 144)
+            for part in torch.split(crops.pixels, max(1, EVAL_BATCH_PIXELS // SPEED_SIZE**2))
+        ]
+        num_crops += sum(map(len, tensors))
 
-            def crops(some: Tensor = some) -> None:
-                answer(model, some, preprocess, SPEED_SIZE, 144)
+        def run_crops(batch: Tensor = batch) -> None:
+            predict_multi_crop(predictor, batch, SPEED_SIZE, 144)
 
-            def plain(tensors: list[Tensor] = tensors) -> None:
-                for part in tensors:
-                    model(part)
+        def run_tensors(tensors: list[Tensor] = tensors) -> None:
+            for part in tensors:
+                predictor.predict(part)
 
-            # Who comes second finds the machine warmer: by turns.
-            for name, run in [("crops", crops), ("plain", plain)][:: 1 if number % 2 else -1]:
-                started = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - started)
-    whole = {name: sum(each) for name, each in seconds.items()}
+        # Alternate the order, because the second of the two finds warm caches.
+        for name, run in [("crops", run_crops), ("tensors", run_tensors)][:: 1 if index % 2 else -1]:
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    total = {name: sum(values) for name, values in seconds.items()}
+    ratios = [b / a for a, b in zip(seconds["crops"], seconds["tensors"], strict=True)]
     return {
         "size": SPEED_SIZE,
-        "pictures": len(pictures),
-        "crops_computed": computed,
-        "crops_per_second": round(computed / whole["crops"], 1),
-        "plain_per_second": round(computed / whole["plain"], 1),
-        "ratio": round(whole["plain"] / whole["crops"], 3),
-        "ratio_median": round(
-            statistics.median(b / a for a, b in zip(seconds["crops"], seconds["plain"], strict=True)), 3
-        ),
+        "images": len(images),
+        "crops_computed": num_crops,
+        "crops_per_second": round(num_crops / total["crops"], 1),
+        "tensors_per_second": round(num_crops / total["tensors"], 1),
+        "ratio": round(total["tensors"] / total["crops"], 3),
+        "ratio_median": round(statistics.median(ratios), 3),
     }
 
 
 def main() -> None:
-    """Both parts, or one."""
+    """Evaluate the ensemble, measure the speed, print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--members", type=int, default=7)
-    parser.add_argument("--limit", type=int, help="at most so many test pictures")
-    parser.add_argument("--flags", nargs="*", default=[], help="of the recipe, such as --flags=--data.limit=200")
-    parser.add_argument("--speed-pictures", type=int, default=1000, help="0 leaves the speed out (default 1000)")
+    parser.add_argument("--num-models", type=int, default=7)
+    parser.add_argument("--max-images", type=int, help="use at most N test images")
+    parser.add_argument("--flags", nargs="*", default=[], help="flags of the recipe: --flags=--data.max_samples=200")
+    parser.add_argument("--speed-images", type=int, default=1000, help="0: do not measure the speed (default 1000)")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench-ensemble"), help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args()
-    found = the_table(options.folder, options.limit, options.members, options.flags)
-    if options.speed_pictures:
-        found["speed"] = speed(options.speed_pictures)
-    found |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    if options.json:
-        print(json.dumps(found, indent=2))
+    args = parser.parse_args()
+    document = evaluate(args.folder, args.max_images, args.num_models, args.flags)
+    if args.speed_images:
+        document["speed"] = measure_speed(args.speed_images)
+    document |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    if args.json:
+        print(json.dumps(document, indent=2))
         return
-    for row in found["table"]:
+    for row in document["table"]:
         low, high = row["interval"]
         print(f"{row['models']} models, {row['crops']:>3} crops: top-1 {row['top1']:.4f} [{low:.4f}, {high:.4f}]")
-    for row in found["by_scale"]:
+    for row in document["by_scale"]:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.speed_pictures:
-        print(f"crops beside plain batches: {found['speed']['ratio']}")
+    if args.speed_images:
+        print(f"speed of crops relative to prepared tensors: {document['speed']['ratio']}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""20,000 pictures answered by two workers under Ray Data; one of them is killed half-way.
+"""Classify 20,000 images with two Ray Data workers, of which one is killed half-way.
 
 Run: make bench-ray_predict
 """
@@ -18,25 +18,24 @@ from pathlib import Path
 from PIL import Image
 
 import googlenet
-from googlenet.data.sources import load_dataset
-from googlenet.deployment.ray_predicting import PART, Answers, part_file, predict_in_parts
-from googlenet.verbs.predict_in_parts import answers_of
+from googlenet.data.sources import LoadOptions, load_dataset
+from googlenet.distributed.batch_predict import SHARD_SIZE, Job, Summary, predict_sharded, shard_file
 
 
-def write_pictures(folder: Path, count: int) -> list[str]:
-    """The first pictures of Fashion-MNIST as PNG files; their paths, in order."""
+def write_images(folder: Path, count: int) -> list[str]:
+    """Write the first images of Fashion-MNIST as PNG files; return their paths."""
     folder.mkdir()
-    images = load_dataset("fashion-mnist", validation=0).train.images
+    images = load_dataset("fashion-mnist", LoadOptions(validation=0)).train.images
     paths = []
-    for number in range(count):
-        paths.append(str(folder / f"{number:06d}.png"))
-        Image.fromarray(images[number, 0].numpy()).save(paths[-1])
+    for index in range(count):
+        paths.append(str(folder / f"{index:06d}.png"))
+        Image.fromarray(images[index, 0].numpy()).save(paths[-1])
     return paths
 
 
-def workers_of(parent: int) -> list[int]:
-    """The processes under `parent` that answer parts."""
-    parents, named = {}, []
+def find_workers() -> list[int]:
+    """Return the worker processes below this process."""
+    parents, workers = {}, []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
@@ -45,62 +44,63 @@ def workers_of(parent: int) -> list[int]:
                 continue
             parents[int(folder.name)] = int(status.partition("PPid:")[2].split()[0])
             if b"MapWorker" in command:
-                named.append(int(folder.name))
+                workers.append(int(folder.name))
 
-    def ours(pid: int) -> bool:
-        while pid > 1 and pid != parent:
+    def is_descendant(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
             pid = parents.get(pid, 0)
-        return pid == parent
+        return pid == os.getpid()
 
-    return [pid for pid in named if ours(pid)]
+    return [pid for pid in workers if is_descendant(pid)]
 
 
 def main() -> None:
-    """Write the pictures, train for seconds, answer, kill, count."""
+    """Write the images, train for a few seconds, predict, kill a worker, count the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args()
+    args = parser.parse_args()
 
     import pyarrow.parquet as pq
     import ray
 
     work = Path(tempfile.mkdtemp())
     run = str(googlenet.fit(googlenet.read_recipe("fashion-mnist-smoke"), work / "run", progress=False).run)
-    size = googlenet.load(run).preprocess.size
-    paths = write_pictures(work / "pictures", options.pictures)
-    out, parts = work / "out", -(-options.pictures // PART)
-    ray.init(num_cpus=options.workers, include_dashboard=False, log_to_driver=False, logging_level="error")
-    found: list[tuple[int, ...]] = []
+    paths = write_images(work / "images", args.images)
+    out, shards = work / "out", -(-args.images // SHARD_SIZE)
+    ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+    summaries: list[Summary] = []
 
-    def answer() -> None:
-        def ready() -> Answers:
-            return answers_of(run, None, 5, [size], False)
+    def predict() -> None:
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints messages about workers to standard output
+            summaries.append(predict_sharded(paths, Job(run), out, args.workers))
 
-        with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of workers that died
-            found.append(predict_in_parts(paths, ready, {}, out, options.workers))
+    def count_shards() -> int:
+        return sum(shard_file(out, index).exists() for index in range(shards))
 
-    begun = time.perf_counter()
-    working = threading.Thread(target=answer)
-    working.start()
-    while sum(part_file(out, number).exists() for number in range(parts)) < parts // 2 and working.is_alive():
+    start = time.perf_counter()
+    thread = threading.Thread(target=predict)
+    thread.start()
+    while count_shards() < shards // 2 and thread.is_alive():
         time.sleep(0.05)
-    killed = workers_of(os.getpid())[:1]
+    killed = find_workers()[:1]
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    at = sum(part_file(out, number).exists() for number in range(parts))
-    working.join()
-    seconds = time.perf_counter() - begun
-    rows = Counter(path for file in out.glob("part-*.parquet") for path in pq.read_table(file)["path"].to_pylist())
+    shards_when_killed = count_shards()
+    thread.join()
+    seconds = time.perf_counter() - start
+    rows = Counter(path for file in out.glob("shard-*.parquet") for path in pq.read_table(file)["path"].to_pylist())
     document = {
-        "pictures": options.pictures, "workers": options.workers, "parts": parts, "killed": len(killed),
-        "parts_when_killed": at, "rows": sum(rows.values()), "missing": len(set(paths) - set(rows)),
-        "twice": sum(count > 1 for count in rows.values()), "problems": found[0][1], "seconds": round(seconds, 1),
+        "images": args.images, "workers": args.workers, "shards": shards, "killed": len(killed),
+        "shards_when_killed": shards_when_killed, "rows": sum(rows.values()), "missing": len(set(paths) - set(rows)),
+        "duplicates": sum(count > 1 for count in rows.values()), "errors": summaries[0].errors,
+        "seconds": round(seconds, 1),
     }  # fmt: skip
-    print(json.dumps(document, indent=2) if options.json else document)
+    print(json.dumps(document, indent=2) if args.json else document)
     ray.shutdown()
-    sys.exit(0 if document["rows"] == options.pictures and not document["missing"] and not document["twice"] else 1)
+    complete = document["rows"] == args.images and not document["missing"] and not document["duplicates"]
+    sys.exit(0 if complete else 1)
 
 
 if __name__ == "__main__":

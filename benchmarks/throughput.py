@@ -1,6 +1,6 @@
-"""Training speed: our step against the textbook's (`textbook.py`), the same functions, in one call.
+"""Compare the training speed of this package with the plain PyTorch baseline (`d2l_baseline.py`): the same functions.
 
-Each side runs in a process of its own, in turn, several rounds; the figures are medians. Prints a table, and with
+Each side runs in its own process, in alternation, for several rounds; the results are medians. Prints a table, and with
 ``--json`` one JSON document. Run: make bench-throughput
 """
 
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,47 +21,51 @@ SIZES = (28, 32, 48, 64, 96)
 BATCH = 128
 
 
-def textbook(size: int, steps: int, root: Path) -> list[float]:
-    """Seconds of single steps of the textbook's loop."""
-    from textbook import step_seconds
+def baseline_steps(size: int, steps: int, root: Path) -> list[float]:
+    """Return the seconds of single steps of the baseline."""
+    from d2l_baseline import step_seconds
 
     return step_seconds(root, size, steps, BATCH)
 
 
-def ours(size: int, steps: int, root: Path) -> list[float]:
-    """Seconds of single steps of our loop's parts: batch, forward, backward, update."""
-    from googlenet.data.loader import Augment, training_batch
+def googlenet_steps(size: int, steps: int, root: Path) -> list[float]:
+    """Return the seconds of single steps of this package: batch, forward, backward, update."""
+    from googlenet import kernels
+    from googlenet.checkpoint.format import build_network
+    from googlenet.config.parse import read_recipe
+    from googlenet.data.augment import Augment
+    from googlenet.data.loader import full_batch_spec, training_batch
     from googlenet.data.preprocess import Preprocess
-    from googlenet.data.sources import load_dataset
-    from googlenet.models import native
-    from googlenet.training.checkpoint import build_model
-    from googlenet.training.optimiser import build_optimiser
-    from googlenet.training.recipe_file import read_recipe
-    from googlenet.training.task import Classification
+    from googlenet.data.sources import LoadOptions, load_dataset
+    from googlenet.training.optim import build_optimizer
+    from googlenet.training.tasks.classification import ClassificationTask
 
     recipe = read_recipe("fashion-mnist-d2l")
-    data = load_dataset("fashion-mnist", root=str(root / "FashionMNIST" / "raw"), validation=0)
-    model = build_model(recipe, 10, 1).train()
-    native.enable(model)
-    optimiser, task = build_optimiser(recipe.optimiser, model), Classification(recipe.loss)
+    data = load_dataset("fashion-mnist", LoadOptions(root=str(root / "FashionMNIST" / "raw"), validation=0))
+    model = build_network(recipe, 10, 1).train()
+    kernels.keep_freed_memory()
+    kernels.enable_cpu_kernels(model)
+    optimizer, task = build_optimizer(recipe.optimizer, model), ClassificationTask(recipe.loss)
     preprocess = Preprocess(size, 1, (0.0,), (1.0,))
+    num_images = len(data.train.labels)
     seconds, last = [], time.perf_counter()
     for step in range(steps + 2):
-        batch = training_batch(
-            data.train, preprocess, Augment(), step=step, batch_size=BATCH, size=size, seed=0
-        )  # fmt: skip
-        loss = task.loss(model, batch).loss
-        optimiser.zero_grad(set_to_none=True)
+        spec = full_batch_spec(num_images, BATCH, step=step, size=size, seed=0)
+        loss = task.loss(model, training_batch(data.train, preprocess, Augment(), spec)).loss
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         now = time.perf_counter()
         seconds.append(now - last)
         last = now
     return seconds[2:]
 
 
-def product_gflops() -> float:
-    """Speed of a 4096-cube float32 matrix product, in GFLOP/s: what this machine can do at the most."""
+SIDES = {"baseline": baseline_steps, "googlenet": googlenet_steps}
+
+
+def matmul_gflops() -> float:
+    """Return the speed of a 4096-cube float32 matrix product in GFLOP/s: the practical peak of this machine."""
     a, b = torch.rand(4096, 4096), torch.rand(4096, 4096)
     torch.mm(a, b)
     seconds = []
@@ -72,7 +77,7 @@ def product_gflops() -> float:
 
 
 def step_gflop(size: int) -> float:
-    """GFLOP of one picture, forward and backward, as torch counts convolutions and linear layers."""
+    """Return the GFLOP of one image, forward and backward, as torch counts convolutions and linear layers."""
     from torch.utils.flop_counter import FlopCounterMode
 
     import googlenet
@@ -83,8 +88,8 @@ def step_gflop(size: int) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
-def in_its_own_process(side: str, size: int, steps: int, root: Path) -> list[float]:
-    """Run one side alone, so that neither leaves threads or memory to the other."""
+def run_in_process(side: str, size: int, steps: int, root: Path) -> list[float]:
+    """Run one side in a new process, so that the sides share neither threads nor memory."""
     command = [
         sys.executable,
         __file__,
@@ -102,44 +107,44 @@ def in_its_own_process(side: str, size: int, steps: int, root: Path) -> list[flo
     return seconds
 
 
-def raw_folder(root: Path) -> Path:
-    """Fashion-MNIST as torchvision wants it, unpacked under `root`."""
-    from googlenet.data.fashion_mnist import fetched_files, find_fashion_mnist
+def unpack_fashion_mnist(root: Path) -> Path:
+    """Unpack Fashion-MNIST below `root` in torchvision's layout."""
+    from googlenet.data.sources.fashion_mnist import find_fashion_mnist, list_files
 
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in fetched_files(find_fashion_mnist()):
+    for file in list_files(find_fashion_mnist()):
         content = file.read_bytes()
         (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(content) if file.suffix else content)
     return root
 
 
-def compare(sizes: tuple[int, ...], rounds: int, steps: int) -> dict[str, object]:
-    """Medians for each size, the two sides in turn."""
+def compare(sizes: tuple[int, ...], rounds: int, steps: int) -> dict[str, Any]:
+    """Measure both sides in alternation and return the medians for each size."""
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        root = raw_folder(Path(scratch))
-        product = product_gflops()
+    with tempfile.TemporaryDirectory() as work:
+        root = unpack_fashion_mnist(Path(work))
+        peak = matmul_gflops()
         for size in sizes:
-            sides: dict[str, list[float]] = {"textbook": [], "ours": []}
+            seconds: dict[str, list[float]] = {side: [] for side in SIDES}
             for _ in range(rounds):
-                for side, seconds in sides.items():
-                    seconds.append(statistics.median(in_its_own_process(side, size, steps, root)))
-            ratios = [a / b for a, b in zip(sides["textbook"], sides["ours"], strict=True)]
-            speed = BATCH / statistics.median(sides["ours"])
+                for side, values in seconds.items():
+                    values.append(statistics.median(run_in_process(side, size, steps, root)))
+            ratios = [a / b for a, b in zip(seconds["baseline"], seconds["googlenet"], strict=True)]
+            speed = BATCH / statistics.median(seconds["googlenet"])
             rows.append({
                 "size": size,
-                "textbook_images_per_second": round(BATCH / statistics.median(sides["textbook"]), 1),
+                "baseline_images_per_second": round(BATCH / statistics.median(seconds["baseline"]), 1),
                 "images_per_second": round(speed, 1),
                 "ratio": round(statistics.median(ratios), 2),
                 "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
-                "share_of_product": round(speed * step_gflop(size) / product, 2),
+                "matmul_utilization": round(speed * step_gflop(size) / peak, 2),
             })  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "product_gflops": round(product, 1),
+        "matmul_gflops": round(peak, 1),
         "rounds": rounds,
         "steps_per_round": steps,
         "rows": rows,
@@ -148,29 +153,31 @@ def compare(sizes: tuple[int, ...], rounds: int, steps: int) -> dict[str, object
 
 def main() -> None:
     """Compare, or, with --side, run one side and print its seconds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="image sizes in pixels")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="counted steps in a round")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--side", choices=["textbook", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=8, help="measured steps per round")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps({"textbook": textbook, "ours": ours}[args.side](args.size, args.steps, args.root)))
+        print(json.dumps(SIDES[args.side](args.size, args.steps, args.root)))
         return
-    found = compare(tuple(args.sizes), args.rounds, args.steps)
+    document = compare(tuple(args.sizes), args.rounds, args.steps)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(document, indent=2))
         return
-    print(f"matrix product: {found['product_gflops']} GFLOP/s, {found['threads']} threads, torch {found['torch']}")
-    print("size  textbook  ours      ratio (range)       share of the product's speed")
-    for row in found["rows"]:  # type: ignore[attr-defined]
+    print(
+        f"matrix product: {document['matmul_gflops']} GFLOP/s, {document['threads']} threads, torch {torch.__version__}"
+    )
+    print("size  baseline  googlenet  ratio (range)       relative to the product")
+    for row in document["rows"]:
         low, high = row["ratio_range"]
         print(
-            f"{row['size']:>4}  {row['textbook_images_per_second']:>8}  {row['images_per_second']:>8}"
-            f"  {row['ratio']:>5} ({low}-{high})  {row['share_of_product']:>12.0%}"
+            f"{row['size']:>4}  {row['baseline_images_per_second']:>8}  {row['images_per_second']:>9}"
+            f"  {row['ratio']:>5} ({low}-{high})  {row['matmul_utilization']:>12.0%}"
         )
 
 

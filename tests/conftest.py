@@ -1,4 +1,4 @@
-"""What several tests share: the real data, trained runs, seeds, and the command line as a user calls it."""
+"""Shared fixtures: data, trained runs, seeds, and the command line."""
 
 import hashlib
 import io
@@ -20,19 +20,19 @@ from filelock import FileLock
 from hypothesis import settings
 
 import googlenet as googlenet_package
-from googlenet import cli
-from googlenet.cache import cache_folder
-from googlenet.data import fashion_mnist
-from googlenet.data.fashion_mnist import find_fashion_mnist
+from googlenet import kernels
+from googlenet.cli import main
 from googlenet.data.preprocess import Preprocess
-from googlenet.models import native
+from googlenet.data.sources import fashion_mnist
+from googlenet.data.sources.fashion_mnist import find_fashion_mnist
+from googlenet.files import cache_folder
 
-pytest_plugins = ["servers"]
+pytest_plugins = ["exported_folders", "servers"]
 
 # Changes the seeds of the tests that hold a training to an accuracy (marker "accuracy"), to measure their margins.
 SEED = int(os.environ.get("TEST_SEED", "0"))
 
-# Times vary with whatever else the machine does; what is checked does not.
+# No deadline: execution times depend on the load of the machine.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")
 
@@ -50,11 +50,11 @@ class Called(NamedTuple):
 def googlenet(
     *args: Any, stdin: bytes | None = None, cwd: Path | None = None, own_process: bool = False, **env: str
 ) -> Called:
-    """Run the command line: here, or in a process of its own, which takes seconds to start."""
+    """Run the command line in this process, or in a new one, which takes seconds to start."""
     if stdin is None and not env and not own_process:
-        return called_here([str(argument) for argument in args], cwd)
+        return call_in_process([str(argument) for argument in args], cwd)
     done = subprocess.run(
-        [sys.executable, "-m", "googlenet.cli", *map(str, args)],
+        [sys.executable, "-m", "googlenet", *map(str, args)],
         input=stdin,
         capture_output=True,
         cwd=cwd,
@@ -64,12 +64,12 @@ def googlenet(
     return Called(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def called_here(arguments: list[str], cwd: Path | None) -> Called:
-    """The exit code, and what was written to standard output and standard error."""
+def call_in_process(arguments: list[str], cwd: Path | None) -> Called:
+    """Return the exit code, standard output and standard error."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
         try:
-            code = cli.main(arguments)
+            code = main.main(arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     out.seek(0)
@@ -84,11 +84,11 @@ def fashion_mnist_folder() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def read_fashion_mnist_once() -> Iterator[None]:
-    """Verify and unpack the data's files once in each process; a third of a second for each of 200 loads otherwise.
+    """Verify and unpack the data files once per process instead of 200 times (0.3 s each).
 
-    Only those of the machine: folders that tests make are read each time.
+    Folders made by tests are read every time.
     """
-    read, kept = fashion_mnist._read_verified, dict[Path, dict[str, bytes]]()
+    read, cached = fashion_mnist._read_verified, dict[Path, dict[str, bytes]]()
 
     def read_once(folder: Path) -> dict[str, bytes]:
         if (
@@ -96,9 +96,9 @@ def read_fashion_mnist_once() -> Iterator[None]:
             or "XDG_CACHE_HOME" in os.environ
         ):
             return read(folder)
-        if folder not in kept:
-            kept[folder] = read(folder)
-        return kept[folder]
+        if folder not in cached:
+            cached[folder] = read(folder)
+        return cached[folder]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fashion_mnist, "_read_verified", read_once)
@@ -150,40 +150,40 @@ def trained(build_once: BuildOnce, fashion_mnist_folder: Path) -> Trained:
 
 @pytest.fixture(scope="session")
 def smoke_run(trained: Trained) -> Path:
-    """A run of fashion-mnist-smoke, trained once for all tests that only read it."""
+    """Return a run of fashion-mnist-smoke, trained once for all tests that only read it."""
     return trained("fashion-mnist-smoke", name="smoke")
 
 
 @pytest.fixture(scope="session")
 def scenes_run(trained: Trained) -> Path:
-    """A run of scenes-smoke, trained once for all tests that only read it."""
+    """Return a run of scenes-smoke, trained once for all tests that only read it."""
     return trained("scenes-smoke", name="scenes")
 
 
 @pytest.fixture
 def double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Train in float64: rounding then neither makes a difference between two runs nor hides one."""
-    normalise = Preprocess.normalise
-    monkeypatch.setattr(Preprocess, "normalise", lambda self, pixels: normalise(self, pixels.double()))
+    """Train in float64, so that rounding neither causes nor hides a difference between two runs."""
+    normalize = Preprocess.normalize
+    monkeypatch.setattr(Preprocess, "normalize", lambda self, pixels: normalize(self, pixels.double()))
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 def pytest_report_header() -> str:
-    """Say which processor and which numbers the results are of."""
+    """Print the CPU configuration of the results."""
     variables = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "GOOGLENET_NATIVE")
     limits = [f"{name}={os.environ[name]}" for name in variables if name in os.environ]
-    kernels = "compiled" if native.kernels() else "none"
+    compiled = "compiled" if kernels.load_kernels() else "none"
     return (
-        f"cpu: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, kernels: {kernels}; "
+        f"cpu: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, kernels: {compiled}; "
         f"limits: {' '.join(limits) or 'none'}; TEST_SEED={SEED}"
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
-    """Print the line coverage of each package, where it is measured (--cov)."""
+    """Print the line coverage of each package if it is measured (--cov)."""
     plugin = config.pluginmanager.getplugin("_cov")
     result = yield
     if plugin is not None and plugin.cov_controller is not None:
@@ -193,7 +193,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def coverage_by_package(coverage: Any) -> list[str]:
-    """A line for each package of src/: its statements, and the share of them that ran."""
+    """Return a line per package: the number of statements and the fraction that ran."""
     root = Path(googlenet_package.__file__).parent
     statements, missing = Counter[str](), Counter[str]()
     for file in coverage.get_data().measured_files():
@@ -205,14 +205,12 @@ def coverage_by_package(coverage: Any) -> list[str]:
     rows = [*sorted(statements), "total"]
     statements["total"], missing["total"] = statements.total(), missing.total()
     return ["", f"{'coverage by package':<32}{'statements':>12}{'lines run':>12}"] + [
-        f"{row:<32}{statements[row]:>12,}{1 - missing[row] / statements[row]:>12.1%}"
-        for row in rows
-        if statements[row]
+        f"{row:<32}{statements[row]:>12,}{1 - missing[row] / statements[row]:>12.1%}" for row in rows if statements[row]
     ]
 
 
 def seed_everything(name: str) -> int:
-    """Seed Python, NumPy and PyTorch from a name; return the number."""
+    """Seed Python, NumPy and PyTorch from a name; return the seed."""
     number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
     random.seed(number)
     np.random.seed(number)
@@ -222,20 +220,20 @@ def seed_everything(name: str) -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
-    """Seed each fixture from its own name: its numbers depend neither on the order nor on the worker."""
+    """Seed each fixture from its name, independent of the order and the worker."""
     seed_everything(f"{fixturedef.baseid}::{fixturedef.argname}")
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Seed each test from its own name, and print the number, which a failure then shows."""
+    """Seed each test from its name and print the seed, which pytest shows for a failure."""
     print(f"seed {seed_everything(item.nodeid)}")
     return (yield)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the test's own."""
+    """Use an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from googlenet.models.native.build import missing_features
+from googlenet.kernels.build import missing_features
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 

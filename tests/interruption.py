@@ -1,10 +1,10 @@
-"""The death of a training run at a given point, the same point each time.
+"""Crash a training run at a given point, the same point each time.
 
-In this process a `Died` is raised there. As a program, ``python interruption.py POINT RANK ARGUMENT...`` runs
-``googlenet ARGUMENT...``, and the process of that rank sends itself SIGKILL there, before its first restart.
+In this process a `Crash` is raised at the point. As a program, ``python interruption.py POINT RANK ARGUMENT...`` runs
+``googlenet ARGUMENT...``, and the process of that rank sends itself SIGKILL at the point, before its first restart.
 
-A point is ``STEP:PHASE``. The phases ``before``, ``during`` and ``after`` are those of the writing of the state of
-that step (``during``: the temporary file is written and not yet renamed); ``step`` is in the middle of the step.
+A point is ``STEP:PHASE``. The phases ``before``, ``during`` and ``after`` refer to writing the training state of that
+step (``during``: the temporary file is written and not yet renamed); ``step`` is in the middle of the step.
 """
 
 import os
@@ -15,88 +15,89 @@ from typing import Any, NoReturn
 
 import pytest
 
-from googlenet.training import checkpoint
-from googlenet.training.task import Classification
+import googlenet.training.fit  # noqa: F401  so that its functions can be replaced
+from googlenet.training.tasks.classification import ClassificationTask
 
 PHASES = ("before", "during", "after", "step")
-# A state is saved after every step, so that each step can be the one to resume from.
-EVERY_STEP = "--checkpoint_minutes=1e-9"
+# The state is saved after every step, so that each step can be the one to resume from.
+CHECKPOINT_EVERY_STEP = "--checkpoint_every_minutes=1e-9"
 
 
-class Died(BaseException):
-    """The end of a run that nothing in it can catch as an error."""
+class Crash(BaseException):
+    """The end of a run; not an `Exception`, so that nothing catches it as an error."""
 
 
-def die_at(point: str, die: Callable[[], NoReturn], patch: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Call `die` at `point`; `patch` puts the functions that do so in place of the package's own."""
+def crash_at(point: str, crash: Callable[[], NoReturn], patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Call `crash` at `point`; `patch` installs the functions that do so in place of the package's own."""
     number, phase = point.split(":")
     step, calls = int(number), 0
     assert phase in PHASES
-    save_state, loss, replace = checkpoint.save_state, Classification.loss, os.replace
+    module = sys.modules["googlenet.training.fit"]
+    write_train_state, loss, replace = module.write_train_state, ClassificationTask.loss, os.replace
 
-    def dying_save(run: Any, state: dict[str, Any]) -> None:
+    def crashing_write(run: Any, state: dict[str, Any]) -> None:
         if state["step"] != step or phase == "step":
-            save_state(run, state)
+            write_train_state(run, state)
             return
         if phase == "before":
-            die()
+            crash()
         if phase == "during":
-            patch(os, "replace", lambda *_: die())
+            patch(os, "replace", lambda *_: crash())
         try:
-            save_state(run, state)
+            write_train_state(run, state)
         finally:
             patch(os, "replace", replace)
-        die()
+        crash()
 
-    def dying_loss(self: Classification, *arguments: Any) -> Any:
+    def crashing_loss(self: ClassificationTask, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if phase == "step" and calls == step:
-            die()
+            crash()
         return loss(self, *arguments)
 
-    patch(checkpoint, "save_state", dying_save)
-    patch(Classification, "loss", dying_loss)
+    patch(module, "write_train_state", crashing_write)
+    patch(ClassificationTask, "loss", crashing_loss)
 
 
 def raise_at(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise `Died` at `point` of the next run in this process."""
+    """Raise `Crash` at `point` of the next run in this process."""
 
-    def die() -> NoReturn:
-        print(f"dies at {point}", file=sys.stderr)
-        raise Died(point)
+    def crash() -> NoReturn:
+        print(f"crashes at {point}", file=sys.stderr)
+        raise Crash(point)
 
-    die_at(point, die, monkeypatch.setattr)
+    crash_at(point, crash, monkeypatch.setattr)
 
 
 def signal_at(step: int, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send a signal to this process in the middle of a step (from 1) of the next run of classification."""
-    loss, calls = Classification.loss, 0
+    loss, calls = ClassificationTask.loss, 0
 
-    def signalling(self: Classification, *arguments: Any) -> Any:
+    def signalling(self: ClassificationTask, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == step:
             signal.raise_signal(kind)
         return loss(self, *arguments)
 
-    monkeypatch.setattr(Classification, "loss", signalling)
+    monkeypatch.setattr(ClassificationTask, "loss", signalling)
 
 
 def main() -> None:
-    """Run the command line with a death in it."""
-    from googlenet.cli import run
+    """Run the command line with a crash in it."""
+    from googlenet.cli.main import run
 
     point, rank, *arguments = sys.argv[1:]
     first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if first and os.environ.get("RANK", "0") == rank:
 
-        def die() -> NoReturn:
-            print(f"dies at {point}", file=sys.stderr, flush=True)
+        def crash() -> NoReturn:
+            print(f"crashes at {point}", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
             raise AssertionError("unreachable")
 
-        die_at(point, die)
+        crash_at(point, crash)
     sys.argv[1:] = arguments
     run()
 

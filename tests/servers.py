@@ -1,4 +1,4 @@
-"""A small network, pictures, and servers to ask: in a process of their own, or in a thread."""
+"""Fixtures and helpers of tests that need a server: a small network, images, servers in a process or a thread."""
 
 import functools
 import importlib.util
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 
-class Running(NamedTuple):
-    """A server's address, and its process where it has one."""
+class RunningServer(NamedTuple):
+    """URL and process of a server."""
 
     url: str
     process: subprocess.Popen[bytes]
 
 
 @functools.cache
-def hostile() -> Any:
-    """benchmarks/hostile.py."""
-    spec = importlib.util.spec_from_file_location("hostile", ROOT / "benchmarks" / "hostile.py")
+def fuzz_server() -> Any:
+    """Import benchmarks/fuzz_server.py."""
+    spec = importlib.util.spec_from_file_location("fuzz_server", ROOT / "benchmarks" / "fuzz_server.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["hostile"] = module
+    sys.modules["fuzz_server"] = module
     spec.loader.exec_module(module)
     return module
 
 
 @contextmanager
-def served(*arguments: Any, cwd: Path | None = None) -> Iterator[Running]:
-    """``googlenet serve`` in a process of its own, on a free port."""
-    command = [sys.executable, "-m", "googlenet.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
+def run_server(*arguments: Any, cwd: Path | None = None) -> Iterator[RunningServer]:
+    """Run ``googlenet serve`` in its own process, on a free port."""
+    command = [sys.executable, "-m", "googlenet", "serve", *map(str, arguments), "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd)
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said, process.stderr.read().decode() if process.stderr else ""
-        yield Running(json.loads(said)["url"], process)
+        line = process.stdout.readline()
+        assert line, process.stderr.read().decode() if process.stderr else ""
+        yield RunningServer(json.loads(line)["url"], process)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -57,27 +57,22 @@ def served(*arguments: Any, cwd: Path | None = None) -> Iterator[Running]:
 
 
 @contextmanager
-def in_thread(run: Path, key: str | None = None, engine: str | None = None, **limits: Any) -> Iterator[str]:
-    """The same server in a thread, within other limits; its address."""
-    from googlenet.deployment.serving.app import build_app
-    from googlenet.deployment.serving.limits import Limits
-    from googlenet.deployment.serving.metrics import Metrics
-    from googlenet.deployment.serving.models import Models
-    from googlenet.deployment.serving.server import Server, address_of, listen
-    from googlenet.deployment.serving.service import Service
-    from googlenet.verbs.serve import open_run
+def serve_in_thread(run: Path, api_key: str | None = None, engine: str | None = None, **limits: Any) -> Iterator[str]:
+    """Run a server of the model "small" in a thread, with other limits; yields its URL."""
+    from googlenet.serving.app import build_asgi_app
+    from googlenet.serving.config import Limits, ServeConfig
+    from googlenet.serving.server import Server, listen, url_of
 
-    metrics = Metrics()
-    service = Service(
-        Models({"small": str(run)}, lambda place: open_run(place, engine), metrics), Limits(**limits), metrics, 1
+    config = ServeConfig(
+        {"small": str(run)}, engine, threads=1, limits=Limits(**limits), api_key=api_key, reload_interval=0
     )
-    bound, started = listen("127.0.0.1", 0), threading.Event()
-    server = Server(build_app(service, version="1.2.3", key=key, watch=0), started.set)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    listener, started = listen("127.0.0.1", 0), threading.Event()
+    server = Server(build_asgi_app(config), started.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         assert started.wait(30)
-        yield address_of(bound)
+        yield url_of(listener)
     finally:
         server.handle_exit(15, None)
         thread.join(30)
@@ -85,88 +80,80 @@ def in_thread(run: Path, key: str | None = None, engine: str | None = None, **li
 
 @pytest.fixture(scope="session")
 def small_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """A narrow network with batch normalisation for 64 pixels and five classes, its weights random."""
-    return build_once("small", hostile().write_run)
+    """A narrow network with batch normalization and random weights, for 64 pixels and five classes."""
+    return build_once("small", fuzz_server().write_run)
 
 
 @pytest.fixture(scope="session")
-def server(small_run: Path) -> Iterator[Running]:
-    """A server of that network."""
-    with served(f"small={small_run}", f"again={small_run}") as running:
+def server(small_run: Path) -> Iterator[RunningServer]:
+    """A server of that network under two names."""
+    with run_server(f"small={small_run}", f"again={small_run}") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def client(server: Running) -> "Iterator[httpx.Client]":
+def client(server: RunningServer) -> "Iterator[httpx.Client]":
     import httpx
 
-    with httpx.Client(base_url=server.url, timeout=30) as made:
-        yield made
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Pictures of several shapes, modes and formats."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images of several sizes, modes and formats."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    made = []
-    shapes = (
-        ("a.jpg", (90, 120, 3)),
-        ("b.png", (40, 40, 3)),
-        ("c.png", (64, 50)),
-        ("d.webp", (33, 90, 4)),
-        ("e.gif", (56, 56)),
-    )
-    for name, shape in shapes:
-        rows = np.kron(rng.integers(0, 256, shape), np.ones((3, 3, 1)[: len(shape)])).astype(np.uint8)
-        Image.fromarray(rows).save(folder / name)
-        made.append(folder / name)
-    return made
+    shapes = {
+        "a.jpg": (90, 120, 3),
+        "b.png": (40, 40, 3),
+        "c.png": (64, 50),
+        "d.webp": (33, 90, 4),
+        "e.gif": (56, 56),
+    }
+    for name, shape in shapes.items():
+        pixels = np.kron(rng.integers(0, 256, shape), np.ones((3, 3, 1)[: len(shape)])).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return [folder / name for name in shapes]
 
 
-def offline(run: Path, paths: list[Path], **options: Any) -> list[dict[str, float]]:
-    """What `googlenet predict` says: for each picture, class to probability."""
-    from googlenet.evaluation.predict import predict_pictures
-    from googlenet.training.checkpoint import load
+def predict_offline(run: Path, paths: list[Path], sizes: tuple[int, ...] = ()) -> list[dict[str, float]]:
+    """Predict without a server: for each image, the classes and their probabilities, best first."""
+    from googlenet.inference.loading import load_predictor
+    from googlenet.inference.predict import PredictOptions, predict_images
 
-    checkpoint = load(run)
-    answers = predict_pictures(
-        checkpoint.model,
-        checkpoint.preprocess,
-        checkpoint.classes,
-        map(str, paths),
-        top=len(checkpoint.classes),
-        **options,
-    )
-    return [{guess.label: guess.probability for guess in answer.top} for answer in answers]
+    predictor = load_predictor(str(run), task="classification").predictor
+    options = PredictOptions(len(predictor.classes), sizes)
+    predictions = predict_images(predictor, map(str, paths), options)
+    return [{item.label: item.probability for item in prediction.top} for prediction in predictions]
 
 
-def said(top: list[dict[str, Any]]) -> dict[str, float]:
-    """A server's list of classes, in the form of `offline`."""
-    return {one["label"]: one["probability"] for one in top}
+def probabilities(top: list[dict[str, Any]]) -> dict[str, float]:
+    """Convert the list of classes in a response to the format of `predict_offline`."""
+    return {item["label"]: item["probability"] for item in top}
 
 
-def png(side: int = 64, seed: int = 0) -> bytes:
-    """A picture's file."""
-    rows = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+def png(size: int = 64, seed: int = 0) -> bytes:
+    """Return the file of a random image."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(rows).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-# Runs a program where some packages cannot be imported.
-_WITHOUT = """
+# Runs a program with some packages hidden from the import system.
+_HIDE_PACKAGES = """
 import runpy, sys
-class Refuse:
+class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {refused}:
-            raise ImportError(name + " is not here")
-sys.meta_path.insert(0, Refuse())
+        if name.split(".")[0] in {packages}:
+            raise ImportError(name + " is hidden")
+sys.meta_path.insert(0, Finder())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def without(packages: set[str], program: Path) -> list[str | Path]:
-    """The command that runs a Python program where `packages` cannot be imported."""
-    return [sys.executable, "-I", "-c", _WITHOUT.format(refused=packages), program]
+def command_without_packages(packages: set[str], program: Path) -> list[str | Path]:
+    """Return a command that runs a Python program in which `packages` cannot be imported."""
+    return [sys.executable, "-I", "-c", _HIDE_PACKAGES.format(packages=packages), program]

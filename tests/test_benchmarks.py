@@ -1,54 +1,70 @@
-"""The scripts of benchmarks/: each starts, the profile knows our kernels, the tables are the results'."""
+"""The scripts of benchmarks/: each starts, the profile recognizes the native kernels, the tables show the results."""
 
+import ast
 import importlib
+import importlib.util
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from googlenet.models import native
-from googlenet.models.native import passes, tiles
+from googlenet import kernels
+from googlenet.kernels import conv_bn_relu, winograd
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-# Parts of others, not run by themselves; textbook.py and write_up.py take no arguments.
-PARTS = {"asking", "textbook", "write_up"}
+# Modules of other scripts, and a script without arguments.
+NOT_BENCHMARKS = {"_cli", "d2l_baseline", "update_docs"}
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in NOT_BENCHMARKS)
 
 
 @pytest.fixture(autouse=True)
-def beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They import each other as scripts of one folder do."""
+def import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts import each other as modules of one folder."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS))
-def test_starts_and_says_what_it_measures(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its imports exist and `make bench-NAME` reads its answer as JSON."""
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_starts(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its imports exist, and `make bench-NAME` can read its JSON document."""
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
-    assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert "--json" in said
-    assert f"make bench-{name}" in " ".join(said.split())
+    assert exited.value.code == 0
+    output = capsys.readouterr().out
+    assert "--json" in output
+    assert f"make bench-{name}" in " ".join(output.split())
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP")
-def test_profile_finds_the_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names kernels by standing in for the calls to them: each kind of them is seen, little is "other"."""
-    for module in (passes, tiles):
+@pytest.mark.parametrize("name", [*SCRIPTS, *sorted(NOT_BENCHMARKS)])
+def test_names_imported_inside_functions_exist(name: str) -> None:
+    """Many scripts import inside functions, which `--help` does not execute."""
+    for node in ast.walk(ast.parse((BENCHMARKS / f"{name}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "googlenet":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or importlib.util.find_spec(submodule), submodule
+
+
+def test_make_lists_every_benchmark() -> None:
+    (names,) = re.findall(r"^BENCHMARKS := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert names.replace("\\\n", " ").split() == SCRIPTS
+
+
+@pytest.mark.skipif(kernels.load_kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP")
+def test_profile_recognizes_the_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It replaces the calls of kernels to record their names: every kind has time, and little is "other"."""
+    for module in (conv_bn_relu, winograd):
         monkeypatch.setattr(module, "call", module.call)
     step_profile = importlib.import_module("step_profile")
-    spent = step_profile.milliseconds(step_profile.our_step(28), steps=1)
-    seen = {row for row, value in spent.items() if value > 0}
-    assert {
-        "matrix products (ours: forward and backward)", "maps into tiles and back", "max pooling", "optimiser"
-    } <= seen  # fmt: skip
-    assert spent["other"] < sum(spent.values()) / 3
+    milliseconds = step_profile.profile_step(step_profile.googlenet_step(28), steps=1)
+    recognized = {row for row, value in milliseconds.items() if value > 0}
+    assert {"matrix products of the native kernels", "Winograd transforms", "max pooling", "optimizer"} <= recognized
+    assert milliseconds["other"] < sum(milliseconds.values()) / 3
 
 
 def results() -> list[Path]:
@@ -56,9 +72,25 @@ def results() -> list[Path]:
 
 
 @pytest.mark.parametrize("result", results(), ids=lambda path: path.stem)
-def test_tables_are_those_of_the_results(result: Path) -> None:
-    """No figure of a benchmark was typed by hand: its table in docs/ is what the result says."""
-    write_up: Any = importlib.import_module("write_up")
-    page = (ROOT / "docs" / write_up.PAGES.get(result.stem, "performance.md")).read_text()
-    found = json.loads(result.read_text())
-    assert write_up.fill(page, result.stem, write_up.SECTIONS[result.stem](found)) == page
+def test_tables_show_the_results(result: Path) -> None:
+    """No result in the documentation is typed by hand: a page's table is generated from the result."""
+    update_docs: Any = importlib.import_module("update_docs")
+    page = (ROOT / "docs" / update_docs.PAGES.get(result.stem, "performance.md")).read_text()
+    document = json.loads(result.read_text())
+    assert update_docs.fill(page, result.stem, update_docs.TABLES[result.stem](document)) == page
+
+
+def test_every_table_has_a_result() -> None:
+    update_docs: Any = importlib.import_module("update_docs")
+    assert set(update_docs.TABLES) == {path.stem for path in results()}
+
+
+def test_plots_show_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plots of the documentation are drawn for existing results and linked by a page."""
+    update_docs: Any = importlib.import_module("update_docs")
+    monkeypatch.setattr(update_docs, "IMAGES", tmp_path)
+    for name, plot in update_docs.PLOTS.items():
+        plot(json.loads((BENCHMARKS / "results" / f"{name}.json").read_text()))
+    performance = (ROOT / "docs" / "performance.md").read_text()
+    for path in tmp_path.iterdir():
+        assert f"images/{path.name}" in performance

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: answers, exit codes, and one clear line for every mistake."""
+"""The command line: results, exit codes, and one clear line for every error."""
 
 import io
 import json
@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from conftest import Called, googlenet
-from googlenet.cli import VERBS
-from googlenet.data.sources import load_dataset
-from googlenet.models.catalogue import MODELS
-from googlenet.training.record import read_metrics
-from servers import hostile
+from googlenet.cli.main import COMMANDS
+from googlenet.data.sources import LoadOptions, load_dataset
+from googlenet.models.registry import MODELS
+from googlenet.training.metrics_logger import read_metrics
+from servers import fuzz_server
 
 
 def one_line(done: Called, *codes: int) -> str:
-    """Assert a failure that says one line and prints nothing on standard output."""
+    """Assert a failure with one line on standard error and nothing on standard output."""
     assert done.code in (codes or (1, 2)), done
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err
@@ -34,17 +34,17 @@ def one_line(done: Called, *codes: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path) -> Path:
-    """Ten real test pictures as PNG files, one per class."""
-    folder = tmp_path_factory.mktemp("pictures")
-    test = load_dataset("fashion-mnist", root=str(fashion_mnist_folder), validation=0).test
+def images(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path) -> Path:
+    """Ten real test images as PNG files, one per class."""
+    folder = tmp_path_factory.mktemp("images")
+    test = load_dataset("fashion-mnist", LoadOptions(root=str(fashion_mnist_folder), validation=0)).test
     for label in range(10):
         row = int((test.labels == label).nonzero()[0])
         Image.fromarray(test.images[row, 0].numpy()).save(folder / f"{label}.png")
     return folder
 
 
-def test_summary_gives_the_papers_counts() -> None:
+def test_summary_has_the_papers_counts() -> None:
     plain = googlenet("summary", "googlenet", "--size", 224, "--json").json
     assert plain["parameters"] == 6_998_552
     assert plain["macs"] == 1_582_671_872
@@ -57,14 +57,14 @@ def test_summary_gives_the_papers_counts() -> None:
 
 
 def test_summary_of_a_run(smoke_run: Path) -> None:
-    found = googlenet("summary", smoke_run, "--json")
-    assert found.code == 0, found.err
-    assert found.json["size"] == 16
-    assert found.json["layers"][-1]["output"] == [1, 10]
-    assert "leave out" in googlenet("summary", smoke_run, "--aux").err
+    done = googlenet("summary", smoke_run, "--json")
+    assert done.code == 0, done.err
+    assert done.json["size"] == 16
+    assert done.json["layers"][-1]["output"] == [1, 10]
+    assert "omit" in googlenet("summary", smoke_run, "--aux").err
 
 
-def test_a_folder_of_a_networks_name_does_not_hide_it(tmp_path: Path) -> None:
+def test_model_names_have_priority_over_folders(tmp_path: Path) -> None:
     (tmp_path / "googlenet").mkdir()
     assert googlenet("summary", "googlenet", "--json", cwd=tmp_path).json["parameters"] == 6_998_552
     refused = googlenet("summary", tmp_path, cwd=tmp_path)
@@ -84,92 +84,90 @@ def test_models() -> None:
     assert "Going Deeper" in googlenet("models").out
 
 
-def test_fetch(fashion_mnist_folder: Path) -> None:
-    found = googlenet("fetch", "fashion-mnist", "--root", fashion_mnist_folder, "--json").json
-    assert found["root"] == str(fashion_mnist_folder)
-    assert len(found["files"]) == 4
-    assert all(Path(file).is_file() for file in found["files"])
+def test_download(fashion_mnist_folder: Path) -> None:
+    document = googlenet("download", "fashion-mnist", "--data-root", fashion_mnist_folder, "--json").json
+    assert document["root"] == str(fashion_mnist_folder)
+    assert len(document["files"]) == 4
+    assert all(Path(file).is_file() for file in document["files"])
 
 
 def test_train_prints_one_json_document(tmp_path: Path) -> None:
-    done = googlenet("train", "fashion-mnist-smoke", "--epochs", 1, "--data.limit=200", "--json", cwd=tmp_path)
+    done = googlenet("train", "fashion-mnist-smoke", "--epochs", 1, "--data.max_samples=200", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
-    answer = done.json
-    assert {"run", "top1", "seconds", "images_per_second"} <= answer.keys()
-    (test,) = (e for e in read_metrics(tmp_path / answer["run"]) if e["split"] == "test")
-    assert answer["top1"] == test["top1"]
-    assert (tmp_path / answer["run"]).parent == tmp_path / "runs"
-    assert answer["run"].startswith("runs/fashion-mnist-smoke-")
-    again = googlenet("train", "--resume", answer["run"], "--json", cwd=tmp_path).json
-    assert again["top1"] == answer["top1"], "resuming a finished run changes nothing"
+    document = done.json
+    assert {"run", "top1", "seconds", "images_per_second"} <= document.keys()
+    (test,) = (e for e in read_metrics(tmp_path / document["run"]) if e["split"] == "test")
+    assert document["top1"] == test["top1"]
+    assert (tmp_path / document["run"]).parent == tmp_path / "runs"
+    assert document["run"].startswith("runs/fashion-mnist-smoke-")
+    again = googlenet("train", "--resume", document["run"], "--json", cwd=tmp_path).json
+    assert again["top1"] == document["top1"], "resuming a finished run changes nothing"
 
 
 def test_evaluate(smoke_run: Path) -> None:
-    answer = googlenet("evaluate", smoke_run, "--json").json
-    assert {"top1", "top5", "loss", "images"} <= answer.keys()
-    assert answer["images"] == 1000
+    document = googlenet("evaluate", smoke_run, "--json").json
+    assert {"top1", "top5", "loss", "images"} <= document.keys()
+    assert document["images"] == 1000
     recorded = [json.loads(line) for line in (smoke_run / "metrics.jsonl").read_text().splitlines()]
     test = next(entry for entry in recorded if entry["split"] == "test")
-    assert answer["top1"] == test["top1"]
-    assert googlenet("evaluate", smoke_run, "--limit", 50, "--split", "validation", "--json").json["images"] == 50
-    text = googlenet("evaluate", smoke_run, "--limit", 50).out
+    assert document["top1"] == test["top1"]
+    assert googlenet("evaluate", smoke_run, "--max-images", 50, "--split", "validation", "--json").json["images"] == 50
+    text = googlenet("evaluate", smoke_run, "--max-images", 50).out
     assert "top-1" in text
     assert "Ankle boot" in text
 
 
-def test_predict_files_folders_and_standard_input(smoke_run: Path, pictures: Path) -> None:
-    answer = googlenet("predict", smoke_run, pictures, pictures / "3.png", "--top", 3, "--json").json
-    assert [Path(a["path"]).name for a in answer] == [f"{n}.png" for n in range(10)] + ["3.png"]
-    assert answer[3]["top"] == answer[10]["top"]
-    for entry in answer:
+def test_predict_files_folders_and_standard_input(smoke_run: Path, images: Path) -> None:
+    document = googlenet("predict", smoke_run, images, images / "3.png", "--top-k", 3, "--json").json
+    assert [Path(a["path"]).name for a in document] == [f"{n}.png" for n in range(10)] + ["3.png"]
+    assert document[3]["top"] == document[10]["top"]
+    for entry in document:
         probabilities = [t["probability"] for t in entry["top"]]
         assert len(probabilities) == 3
         assert probabilities == sorted(probabilities, reverse=True)
         # The three highest of ten: more than three tenths, and no more than all (each is rounded to 6 digits).
         assert 0.3 < sum(probabilities) <= 1 + 3e-6
-    piped = googlenet("predict", smoke_run, "-", "--json", stdin=(pictures / "3.png").read_bytes()).json
+    piped = googlenet("predict", smoke_run, "-", "--json", stdin=(images / "3.png").read_bytes()).json
     assert piped[0]["path"] == "-"
-    assert piped[0]["top"][0]["probability"] == pytest.approx(answer[3]["top"][0]["probability"], abs=1e-5)
+    assert piped[0]["top"][0]["probability"] == pytest.approx(document[3]["top"][0]["probability"], abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "kind", ["jpg", "gif", "webp", "bmp", "rgba.png", "16.png", "palette.png", "tiff", "1x1.png"]
-)
+@pytest.mark.parametrize("kind", ["jpg", "gif", "webp", "bmp", "rgba.png", "16.png", "palette.png", "tiff", "1x1.png"])
 def test_predict_any_format(smoke_run: Path, tmp_path: Path, kind: str) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
     if kind.startswith("rgba"):
-        picture = picture.convert("RGBA")
+        image = image.convert("RGBA")
     elif kind.startswith("16"):
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (60, 80), np.uint16))
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (60, 80), np.uint16))
     elif kind.startswith("palette"):
-        picture = picture.convert("P")
+        image = image.convert("P")
     elif kind.startswith("1x1"):
-        picture = picture.resize((1, 1))
+        image = image.resize((1, 1))
     path = tmp_path / f"p.{kind}"
-    picture.save(path)
+    image.save(path)
     done = googlenet("predict", smoke_run, path)
     assert done.code == 0, done.err
     assert "resized to 16x16" in done.out
-    assert ("grey" in done.out) and (kind.startswith("16") or "colours to grey" in done.out)
+    assert ("gray" in done.out) and (kind.startswith("16") or "colors to gray" in done.out)
 
 
-def test_predict_goes_on_after_a_bad_picture(smoke_run: Path, pictures: Path, tmp_path: Path) -> None:
-    shutil.copy(pictures / "1.png", tmp_path)
+def test_predict_continues_after_an_unreadable_image(smoke_run: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "1.png", tmp_path)
     (tmp_path / "0.png").write_text("text")
     done = googlenet("predict", smoke_run, tmp_path, "--json")
     assert done.code == 1
     assert [Path(a["path"]).name for a in done.json] == ["1.png"]
-    assert "0.png: not a picture" in done.err
-    assert "1 of 2 pictures" in done.err
+    assert "0.png: not an image" in done.err
+    assert "1 of 2 images" in done.err
 
 
-# The mistakes: each gets one clear line and exit code 1 or 2.
+# Errors: one clear line and exit code 1 or 2.
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "said"),
+    ("command", "code", "message"),
     [
-        ("", 2, "name a verb"),
+        ("", 2, "missing command"),
         ("predcit x y", 2, "did you mean predict"),
         ("predict", 2, "required"),
         ("models --jsn", 2, "--jsn"),
@@ -179,62 +177,62 @@ def test_predict_goes_on_after_a_bad_picture(smoke_run: Path, pictures: Path, tm
         ("summary googlenet --size 0", 1, "at least 31x31"),
         ("summary googlenet --size big", 2, "--size"),
         ("summary googlenet --classes 0", 1, "num_classes"),
-        ("fetch imagenet", 2, "fashion-mnist"),
+        ("download imagenet", 2, "fashion-mnist"),
         ("train", 2, "name a recipe"),
         ("train fashion-mnist-fats", 1, "did you mean fashion-mnist-fast"),
-        ("train fashion-mnist-smoke --optimizer.lr 1", 2, "did you mean optimiser.lr"),
+        ("train fashion-mnist-smoke --optimiser.lr 1", 2, "did you mean optimizer.lr"),
         ("train fashion-mnist-smoke --model.name googlnet", 1, "did you mean googlenet"),
-        ("train fashion-mnist-smoke --model.pools ceil", 1, "at least 31"),
-        ("train fashion-mnist-smoke --size.test 0", 2, "size.test"),
+        ("train fashion-mnist-smoke --model.pool_mode ceil", 1, "at least 31"),
+        ("train fashion-mnist-smoke --size.eval 0", 2, "size.eval"),
         ("train fashion-mnist-smoke --data.source mnist", 1, "unknown data source"),
         ("train fashion-mnist-smoke --data.source folder:nowhere", 1, "no such folder"),
-        ("train fashion-mnist-smoke --data.validation 60000", 1, "validation"),
+        ("train fashion-mnist-smoke --data.val_split 60000", 1, "validation"),
         ("train fashion-mnist-smoke --device cuda:99", 1, "device"),
         ("train fashion-mnist-smoke --epochs two", 2, "epochs"),
         ("train fashion-mnist-smoke stray", 2, "stray"),
         ("train fashion-mnist-smoke --seed 100000000000", 2, "seed"),
-        ("train --epochs 1 fashion-mnist-smoke", 2, "recipe first"),
-        ("train fashion-mnist-smoke --batch_size 1", 1, "2 pictures"),
+        ("train --seed 1 fashion-mnist-smoke", 2, "recipe first"),
+        ("train fashion-mnist-smoke --batch_size 1", 1, "2 images"),
         ("train --resume nowhere", 1, "not a run"),
-        ("train fashion-mnist-smoke --resume x", 2, "alone"),
+        ("train fashion-mnist-smoke --resume x", 2, "no other arguments"),
         ("evaluate nowhere", 1, "no such file"),
         ("predict nowhere x.png", 1, "no such file"),
     ],
 )
-def test_wrong_usage(command: str, code: int, said: str, tmp_path: Path) -> None:
-    assert said in one_line(googlenet(*shlex.split(command), cwd=tmp_path), code)
-    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+def test_wrong_usage(command: str, code: int, message: str, tmp_path: Path) -> None:
+    assert message in one_line(googlenet(*shlex.split(command), cwd=tmp_path), code)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
 def test_wrong_kernel_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLENET_NATIVE", "AVX2")
     done = googlenet("train", "fashion-mnist-smoke", "--out", tmp_path / "run")
-    assert "GOOGLENET_NATIVE=AVX2: no such setting; use 0, native" in one_line(done, 1)
+    assert "GOOGLENET_NATIVE=AVX2: unknown level; use 0, native" in one_line(done, 1)
     assert not (tmp_path / "run").exists()
 
 
-def test_wrong_pictures(smoke_run: Path, tmp_path: Path) -> None:
+def test_wrong_images(smoke_run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty").mkdir()
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8)).save(buffer, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:2000])
-    (tmp_path / "bomb.png").write_bytes(hostile().bomb(20_000, 20_000))
-    for name, said in (
+    (tmp_path / "bomb.png").write_bytes(fuzz_server().png_bomb(20_000, 20_000))
+    for name, message in (
         ("missing.png", "no such file"),
-        ("empty", "without pictures"),
-        ("text.png", "not a picture"),
+        ("empty", "without images"),
+        ("text.png", "not an image"),
         ("cut.jpg", "damaged"),
         ("bomb.png", "pixels"),
     ):
         line = one_line(googlenet("predict", smoke_run, tmp_path / name), 1)
         assert name in line
-        assert said in line
+        assert message in line
     assert "standard input" in one_line(googlenet("predict", smoke_run, "-", stdin=b""), 1)
     assert "too small" in one_line(googlenet("predict", smoke_run, "x.png", "--size", 0), 1)
     assert "too small" in one_line(googlenet("evaluate", smoke_run, "--size", 0), 1)
-    assert "--top" in one_line(googlenet("predict", smoke_run, "x.png", "--top", 0), 2)
-    assert "--limit" in one_line(googlenet("evaluate", smoke_run, "--limit", 0), 2)
+    assert "--top-k" in one_line(googlenet("predict", smoke_run, "x.png", "--top-k", 0), 2)
+    assert "--max-images" in one_line(googlenet("evaluate", smoke_run, "--max-images", 0), 2)
     assert "classes" in one_line(googlenet("evaluate", smoke_run, "--data", f"folder:{_two_classes(tmp_path)}"), 1)
 
 
@@ -246,15 +244,15 @@ def _two_classes(root: Path) -> Path:
 
 
 def test_wrong_checkpoints(smoke_run: Path, tmp_path: Path) -> None:
-    whole = (smoke_run / "model.safetensors").read_bytes()
-    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    content = (smoke_run / "model.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(content[: len(content) // 2])
     mark = tmp_path / "executed"
-    (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(_Malice(mark)))
+    (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(_Malicious(mark)))
     for name in ("half.safetensors", "evil.safetensors"):
         assert "damaged" in one_line(googlenet("predict", tmp_path / name, "x.png"), 1)
     run = tmp_path / "run"
     shutil.copytree(smoke_run, run)
-    (run / "state.pt").write_bytes(pickle.dumps(_Malice(mark)))
+    (run / "state.pt").write_bytes(pickle.dumps(_Malicious(mark)))
     assert "state.pt" in one_line(googlenet("train", "--resume", run), 1)
     (run / "state.pt").write_bytes((smoke_run / "state.pt").read_bytes()[:10_000])
     assert "state.pt" in one_line(googlenet("train", "--resume", run), 1)
@@ -263,7 +261,7 @@ def test_wrong_checkpoints(smoke_run: Path, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-class _Malice:
+class _Malicious:
     def __init__(self, mark: Path):
         self.mark = mark
 
@@ -273,12 +271,12 @@ class _Malice:
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system of its own, mounted as the parameter says."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    """Mount a file system with the options of the parameter."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
@@ -286,39 +284,39 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system"
 
 @needs_root
 @pytest.mark.parametrize("small_disk", ["size=3m"], indirect=True)
-def test_full_disk_keeps_what_was_there(small_disk: Path, tmp_path: Path) -> None:
+def test_full_disk_leaves_no_partial_files(small_disk: Path, tmp_path: Path) -> None:
     run = small_disk / "run"
-    done = googlenet("train", "fashion-mnist-smoke", "--data.limit=200", "--out", run)
+    done = googlenet("train", "fashion-mnist-smoke", "--data.max_samples=200", "--out", run)
     line = one_line_at_the_end(done)
     assert "No space left" in line
     assert "--resume" in line
     assert not list(run.glob(".*")), "no partial file is left"
-    # With room again, the run goes on.
+    # With free space the run resumes.
     subprocess.run(["mount", "-o", "remount,size=500m", str(small_disk)], check=True)
     assert googlenet("train", "--resume", run, "--json").json["run"] == str(run)
 
 
 @needs_root
 @pytest.mark.parametrize("small_disk", ["ro"], indirect=True)
-def test_read_only_place(small_disk: Path) -> None:
+def test_read_only_folder(small_disk: Path) -> None:
     line = one_line(googlenet("train", "fashion-mnist-smoke", "--out", small_disk / "run"), 1)
     assert "Read-only" in line
-    assert "may write" in line
+    assert "write permission" in line
 
 
 def test_no_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    # Root may write everywhere, unless it gives up its capabilities.
+    # Root may write everywhere unless it drops its capabilities.
     before = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
-    command = [*before, sys.executable, "-m", "googlenet.cli", "train", "fashion-mnist-smoke", "--out"]
+    command = [*before, sys.executable, "-m", "googlenet", "train", "fashion-mnist-smoke", "--out"]
     done = subprocess.run([*command, str(tmp_path / "run")], capture_output=True, text=True)
     line = one_line(Called(done.returncode, done.stdout, done.stderr), 1)
     assert "Permission denied" in line
-    assert "may write" in line
+    assert "write permission" in line
 
 
 def one_line_at_the_end(done: Called) -> str:
-    """A failure after some progress: the reason is the last line, and there is no traceback."""
+    """Return the last line of a failure after some progress, without a traceback."""
     assert done.code == 1
     assert "Traceback" not in done.err
     return done.err.strip().splitlines()[-1]
@@ -328,23 +326,23 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in googlenet("summary", "googlnet", "--debug").err
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_gives_an_example(verb: str) -> None:
-    done = googlenet(verb, "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    done = googlenet(command, "--help")
     assert done.code == 0
-    assert f"example: googlenet {verb}" in done.out
+    assert f"example: googlenet {command}" in done.out
 
 
 def test_general_help_and_version() -> None:
-    assert all(verb in googlenet("--help").out for verb in VERBS)
+    assert all(command in googlenet("--help").out for command in COMMANDS)
     assert googlenet("--version").out.strip().count(".") == 2
-    assert "--optimiser.lr" in googlenet("train", "--help").out
-    assert "the peak learning rate" in googlenet("train", "--help").out
+    assert "--optimizer.lr" in googlenet("train", "--help").out
+    assert "peak learning rate" in googlenet("train", "--help").out
 
 
-def test_output_may_be_cut_short() -> None:
+def test_closed_output_is_no_error() -> None:
     done = subprocess.run(
-        "python -m googlenet.cli summary googlenet | head -1",
+        "python -m googlenet summary googlenet | head -1",
         shell=True,
         capture_output=True,
         env={**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},

@@ -1,15 +1,18 @@
-"""The commands and the code of the documentation, run as they are written (trainings and evaluations cut short)."""
+"""The commands and the code of the documentation, run as written (trainings and evaluations are shortened)."""
 
 import hashlib
 import importlib.util
 import os
+import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -17,139 +20,153 @@ import torch
 import torchvision
 
 from conftest import BuildOnce, googlenet
-from servers import served
+from googlenet.cli.main import COMMANDS
+from googlenet.config.schema import Recipe
+from servers import run_server
 
 ROOT = Path(__file__).parents[1]
-# A translation has the same commands and pictures as the page it is of, which is the one that is run.
+# A translation has the same commands and images as the page that it translates, whose commands are run.
 TRANSLATIONS = {ROOT / "docs" / "tour.zh-CN.md": ROOT / "docs" / "tour.md"}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHORT = ["--data.limit=200", "--epochs=1", "--min_steps=4"]
-FEW_SCENES = ["--data.source=scenes:train=12,test=4", "--data.validation=0"]
+ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md"]
+SHORT = ["--data.max_samples=200", "--epochs=1", "--min_steps=4"]
+FEW_SCENES = ["--data.source=scenes:train=12,test=4", "--data.val_split=0"]
 
 
-def blocks(page: Path, language: str) -> list[str]:
+def code_blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[str]:
-    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    lines = "\n".join(code_blocks(page, "sh")).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("googlenet ")]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a reader who followed along would have in the folder."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files that the pages mention."""
     samples = ROOT / "docs" / "samples"
     shutil.copytree(samples, tmp_path / "docs" / "samples")
     for name in ("shoes", "tops"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for number, picture in enumerate(sorted(samples.iterdir())):
-            shutil.copy(picture, tmp_path / "photos" / name / f"{number}.png")
+        for index, image in enumerate(sorted(samples.iterdir())):
+            shutil.copy(image, tmp_path / "photos" / name / f"{index}.png")
     shutil.copy(samples / "bag.png", tmp_path / "new-photo.jpg")
-    theirs = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    network = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
+    torch.save(network.state_dict(), tmp_path / "theirs.pth")
     monkeypatch.chdir(tmp_path)
-    (packing,) = blocks(ROOT / "docs" / "data.md", "python")
-    exec(packing, {})
+    (write_shards,) = code_blocks(ROOT / "docs" / "data.md", "python")
+    exec(write_shards, {})
     return tmp_path
 
 
-def serve(arguments: list[str], page: Path, desk: Path) -> None:
-    """Start a server, ask it what the page asks with curl, and stop it."""
-    with served(*arguments[1:], cwd=desk) as server:
+def serve(arguments: list[str], page: Path, workspace: Path) -> None:
+    """Start a server, send the page's curl requests, and stop it."""
+    with run_server(*arguments[1:], cwd=workspace) as server:
         assert urlopen(f"{server.url}/healthz").status == 200
-        for line in "\n".join(blocks(page, "sh")).splitlines():
+        for line in "\n".join(code_blocks(page, "sh")).splitlines():
             if line.startswith("curl ") and shutil.which("curl"):
-                asked = line.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl --fail --silent ", 1)
-                subprocess.run(asked, shell=True, check=True, cwd=desk, stdout=subprocess.DEVNULL)
+                request = line.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl --fail --silent ", 1)
+                subprocess.run(request, shell=True, check=True, cwd=workspace, stdout=subprocess.DEVNULL)
         server.process.terminate()
         assert server.process.wait(30) == 0
 
 
-RUN = [page for page in PAGES if commands(page) and page not in TRANSLATIONS]
+PAGES_WITH_COMMANDS = [page for page in PAGES if commands(page) and page not in TRANSLATIONS]
 
 
-def words(line: str) -> list[str]:
-    """A command without its name and its comment."""
+def split_command(line: str) -> list[str]:
+    """Return the arguments of a command, without its name and its comment."""
     return shlex.split(line, comments=True)[1:]
 
 
-def train(arguments: list[str], desk: Path, runs: dict[str, str], build_once: BuildOnce) -> None:
-    """Put the run of a training command into the desk, trained once for all pages that show this command.
+def train(arguments: list[str], workspace: Path, runs: dict[str, str], build_once: BuildOnce) -> None:
+    """Copy the run of a training command to the workspace; it is trained once for all pages with this command.
 
-    `runs` maps the run folders on this desk to a digest of the commands that made them: a command that starts from
-    ``runs/first`` is the same on two pages only if ``runs/first`` is.
+    `runs` maps the run folders of this workspace to a digest of the commands that trained them: a command that starts
+    from ``runs/first`` is the same on two pages only if ``runs/first`` is.
     """
-    at = arguments.index("--out")
-    out, command = arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+    index = arguments.index("--out")
+    out, command = arguments[index + 1], arguments[:index] + arguments[index + 2 :]
     digest = hashlib.sha256("\0".join(runs.get(word, word) for word in command).encode()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
-        done = googlenet(*command, "--out", folder, cwd=desk)
+        done = googlenet(*command, "--out", folder, cwd=workspace)
         assert done.code == 0, f"{shlex.join(command)}\n{done.err}"
 
-    shutil.copytree(build_once(f"docs-{digest}", build), desk / out)
+    shutil.copytree(build_once(f"docs-{digest}", build), workspace / out)
     runs[out] = digest
 
 
-# Pages whose commands are tried with every change; those of the others are of the same kinds, and take longer.
-QUICK = {"README.md", "family.md", "weights.md"}
+def shorten(arguments: list[str]) -> list[str]:
+    """Add flags that make a training or an evaluation short."""
+    command = arguments[0]
+    if "train" in arguments[:2] and ("--resume" not in arguments or "auto" in arguments):
+        if command == "ensemble":
+            return [*arguments, *SHORT, "--num-models=2", "--model.width_mult=0.25"]
+        if arguments[1].startswith("scenes-"):
+            return [*arguments, *SHORT, *FEW_SCENES]
+        narrow = not {"--model.init_from", "--model.width_mult"} & set(arguments)
+        return [*arguments, *SHORT, *(["--model.width_mult=0.25"] if narrow else [])]
+    if command == "evaluate" and ("--max-images" not in arguments or "--crops" in arguments):
+        return [*arguments, "--max-images", "20"]
+    if command == "explain" and "--max-images" not in arguments:
+        return [*arguments, "--max-images", "20"]
+    return arguments
+
+
+# Pages whose commands run with every change. The commands of the other pages are similar and take longer.
+FAST_PAGES = {"README.md", "models.md", "weights.md"}
 
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name not in QUICK)) for page in RUN],
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name not in FAST_PAGES))
+        for page in PAGES_WITH_COMMANDS
+    ],
 )
-def test_commands(page: Path, desk: Path, build_once: BuildOnce) -> None:
+def test_commands(page: Path, workspace: Path, build_once: BuildOnce) -> None:
     runs: dict[str, str] = {}
-    # What the README shows of another page's subject, word for word, is run with that page.
-    others = [other for other in RUN if other != page and page.name == "README.md"]
-    elsewhere = [words(line) for other in others for line in commands(other)]
+    # Commands of the README that are also on another page run with that page.
+    others = [other for other in PAGES_WITH_COMMANDS if other != page and page.name == "README.md"]
+    elsewhere = [split_command(line) for other in others for line in commands(other)]
     for line in commands(page):
-        arguments = words(line)
+        arguments = split_command(line)
         if arguments in elsewhere and arguments[0] != "train":
             continue
-        if "train" in arguments[:2] and "--resume" not in arguments:
-            arguments += SHORT
-            if arguments[0] == "ensemble":
-                arguments += ["--members=2", "--model.width=0.25"]
-            elif arguments[1].startswith("scenes-"):
-                arguments += FEW_SCENES
-            elif not {"--model.weights", "--model.width"} & set(arguments):
-                arguments += ["--model.width=0.25"]
-            if "--out" in arguments and not (desk / arguments[arguments.index("--out") + 1]).exists():
-                train(arguments, desk, runs, build_once)
-                continue
-        if arguments[0] == "evaluate" and ("--limit" not in arguments or "--crops" in arguments):
-            arguments += ["--limit", "20"]
-        if arguments[0] == "explain" and "--limit" not in arguments:
-            arguments += ["--limit", "20"]
         if "--ray" in arguments and importlib.util.find_spec("ray") is None:
             continue
         if arguments[0] == "serve":
-            serve(arguments, page, desk)
+            serve(arguments, page, workspace)
             continue
-        done = googlenet(*arguments, cwd=desk)
+        arguments = shorten(arguments)
+        is_training = "train" in arguments[:2] and "--out" in arguments
+        if is_training and not (workspace / arguments[arguments.index("--out") + 1]).exists():
+            train(arguments, workspace, runs, build_once)
+            continue
+        done = googlenet(*arguments, cwd=workspace)
         assert done.code == 0, f"{line}\n{done.err}"
 
 
 @pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda page: page.name)
-def test_translations_have_the_same_commands_figures_and_pictures(page: Path) -> None:
+def test_translations_have_the_same_commands_values_and_images(page: Path) -> None:
     original = TRANSLATIONS[page]
     assert commands(page) == commands(original)
-    texts = [each.read_text() for each in (page, original)]
-    pictures, headings, figures = (
+    texts = [path.read_text() for path in (page, original)]
+    images, headings, values, tables = (
         [re.findall(pattern, text, re.MULTILINE) for text in texts]
-        for pattern in (r"!\[[^]]*\]\(([^)]*)\)", r"^(#+ \d*)", r"\d+(?:,\d{3})+|\d\.\d{2,}")
+        for pattern in (r"!\[[^]]*\]\(([^)]*)\)", r"^(#+ \d*)", r"\d+(?:,\d{3})+|\d\.\d{2,}", r"^\|")
     )
-    assert pictures[0] == pictures[1]
+    assert images[0] == images[1]
     assert len(headings[0]) == len(headings[1])
-    assert sorted(figures[0]) == sorted(figures[1])
+    assert sorted(values[0]) == sorted(values[1])
+    assert len(tables[0]) == len(tables[1])
 
 
 def test_readme_python(smoke_run: Path) -> None:
-    (code,) = blocks(ROOT / "README.md", "python")
-    names: dict[str, object] = {
+    (code,) = code_blocks(ROOT / "README.md", "python")
+    names: dict[str, Any] = {
         "pixels": torch.randn(2, 3, 64, 64),
         "images": torch.zeros(3, 1, 28, 28, dtype=torch.uint8),
     }
@@ -158,36 +175,100 @@ def test_readme_python(smoke_run: Path) -> None:
     assert len(names["names"]) == 3
 
 
-@pytest.mark.parametrize("name", ["family.md", "weights.md", "insight.md"])
-def test_python_of_the_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["explain.md", "export.md", "models.md", "weights.md"])
+def test_python_of_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for code in blocks(ROOT / "docs" / name, "python"):
+    for code in code_blocks(ROOT / "docs" / name, "python"):
         exec(code, {})
 
 
-def test_diagrams_are_drawn_from_the_tables() -> None:
+def test_detection_python(trained: Any) -> None:
+    (code,) = code_blocks(ROOT / "docs" / "detection.md", "python")
+    names: dict[str, Any] = {"pixels": torch.zeros(1, 40, 60, dtype=torch.uint8)}
+    exec(code.replace("runs/scenes", str(trained("scenes-smoke", "--epochs=1"))), names)
+    assert len(names["detections"]) == 1
+
+
+def test_images_are_drawn_from_the_code() -> None:
+    """If this fails after a change of tables or layers, run python docs/diagrams.py."""
     spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs" / "diagrams.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     diagrams = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(diagrams)
-    kept = {file.stem: file.read_text() for file in (ROOT / "docs" / "images" / "blocks").glob("*.svg")}
-    assert kept == {name: diagrams.draw(drawing) for name, drawing in diagrams.drawings().items()}
+    images = ROOT / "docs" / "images"
+    files = [*(images / "blocks").glob("*.svg"), images / "architecture.svg"]
+    assert {str(file.relative_to(images)): file.read_text() for file in files} == diagrams.all_images()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_pictures_exist(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name} points to {target}"
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_links_and_images_exist(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        path = page.parent / target if target else page
+        assert path.exists(), f"{page.name}: broken link {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{page.name}: no section {anchor} in {target}"
 
 
-def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
+def test_readme_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in PAGES[1:]:
+        assert f"({page.relative_to(ROOT)})" in readme, page.name
+
+
+# Files of an exported folder and of a run that look like recipe keys.
+FILE_SUFFIXES = {"json", "onnx", "xml", "bin", "ncnn", "pt2", "int8", "safetensors"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "architecture.md"], ids=lambda page: page.name)
+def test_recipe_keys_exist(page: Path) -> None:
+    """Every `group.key` of the text is a recipe key; architecture.md has modules with such names."""
+    groups = {field.name for field in fields(Recipe) if is_dataclass(field.default_factory)}
+    recipe = asdict(Recipe())
+    for group, key in re.findall(r"`(?:--)?([a-z]+)\.([a-z_0-9]+)\b(?!\()", page.read_text()):
+        if group in groups and key not in FILE_SUFFIXES:
+            assert key in recipe[group], f"{page.name}: unknown recipe key {group}.{key}"
+
+
+def test_modules_of_the_architecture_page_exist() -> None:
+    """Every `package.module` and `package.module.name` of the page exists, and the page lists every package."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    source = ROOT / "src" / "googlenet"
+    packages = {path.parent.name for path in source.glob("*/__init__.py")}
+    names = [name for name in re.findall(r"`([a-z_]+(?:\.\w+)+)", page) if name.partition(".")[0] in packages]
+    assert len(names) > 15
+    for name in names:
+        found = pkgutil.resolve_name(f"googlenet.{name}")
+        assert found is not None, name
+    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page):
+        assert (source / path).is_file(), path
+    for package in packages:
+        assert f"| `{package}` |" in page, package
+
+
+def test_commands_and_benchmarks_exist() -> None:
+    """Every `googlenet COMMAND` and `make bench-NAME` of the pages exists."""
+    for page in PAGES:
+        text = page.read_text()
+        for name in re.findall(r"(?:^|`|\$ |-m )googlenet ([a-z]+)", text, re.MULTILINE):
+            assert name in COMMANDS, f"{page.name}: googlenet {name}"
+        for name in re.findall(r"make bench-([a-z]\w*)", text):
+            assert (ROOT / "benchmarks" / f"{name}.py").is_file(), f"{page.name}: make bench-{name}"
+
+
+def test_wheel_contains_recipes_and_templates(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert (tmp_path / "site" / "googlenet" / "deployment" / "serving" / "page.html").is_file()
-    code = "import googlenet.training.recipe_file as r; print(r.recipe_folder(), *r.list_recipes())"
+    source = ROOT / "src" / "googlenet"
+    for file in (path.relative_to(source) for path in source.rglob("*") if path.is_file()):
+        if not any(part.startswith((".", "__pycache__")) for part in file.parts):
+            assert (tmp_path / "site" / "googlenet" / file).is_file(), f"not in the wheel: {file}"
+    code = "import googlenet.config.parse as p; print(p.recipe_folder(), *p.list_recipes())"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
-    assert said.startswith(str(tmp_path / "site"))
-    assert "fashion-mnist-fast" in said
+    output = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert output.startswith(str(tmp_path / "site"))
+    assert "fashion-mnist-fast" in output

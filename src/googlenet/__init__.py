@@ -1,61 +1,75 @@
-"""GoogLeNet and the Inception family in PyTorch. The public API, and nothing else.
+"""GoogLeNet and the Inception family in PyTorch: the public API.
 
-Names are imported on first use, so that `import googlenet` and `googlenet --help` stay quick.
+Names are imported on first use, so that `import googlenet` and `googlenet --help` are fast.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .models import registration
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .checkpoint.format import Checkpoint
+    from .checkpoint.load import load
+    from .config.parse import read_recipe
+    from .config.schema import Recipe
     from .data.preprocess import Preprocess
-    from .models.catalogue import create, list_models
-    from .models.fusion import Fused, fuse
-    from .models.layers import Logits
+    from .evaluation.predictor import Predictor
+    from .inference.loading import load_predictor
+    from .models.factory import create_model
+    from .models.factory import create_model as create
+    from .models.folding import FoldedNetwork, fold
+    from .models.layers import GoogLeNetOutputs
     from .models.network import Network
-    from .training.checkpoint import Checkpoint, load
-    from .training.loop import fit
-    from .training.recipe import Recipe
-    from .training.recipe_file import read_recipe
+    from .models.registry import list_models
+    from .models.timm_registration import register_timm_models
+    from .training.fit import TrainResult, fit
 
-_HOME = {
-    **dict.fromkeys(("create", "list_models"), "models.catalogue"),
-    **dict.fromkeys(("Checkpoint", "load"), "training.checkpoint"),
-    **dict.fromkeys(("Fused", "fuse"), "models.fusion"),
-    "Logits": "models.layers",
-    "Network": "models.network",
+_LAZY_ATTRS = {
+    "Checkpoint": "checkpoint.format",
+    "load": "checkpoint.load",
+    "read_recipe": "config.parse",
+    "Recipe": "config.schema",
     "Preprocess": "data.preprocess",
-    "Recipe": "training.recipe",
-    "read_recipe": "training.recipe_file",
-    "fit": "training.loop",
+    "Predictor": "evaluation.predictor",
+    "load_predictor": "inference.loading",
+    "create_model": "models.factory",
+    "FoldedNetwork": "models.folding",
+    "fold": "models.folding",
+    "GoogLeNetOutputs": "models.layers",
+    "Network": "models.network",
+    "list_models": "models.registry",
+    "register_timm_models": "models.timm_registration",
+    "TrainResult": "training.fit",
+    "fit": "training.fit",
 }
 
-__all__ = [  # noqa: RUF022  as above
+__all__ = [  # noqa: RUF022  in the order of use
     "create",
+    "create_model",
     "list_models",
-    "Fused",
-    "fuse",
+    "GoogLeNetOutputs",
+    "Network",
+    "register_timm_models",
     "Checkpoint",
     "load",
-    "Logits",
-    "Network",
+    "Predictor",
+    "load_predictor",
     "Preprocess",
+    "FoldedNetwork",
+    "fold",
     "Recipe",
     "read_recipe",
+    "TrainResult",
     "fit",
 ]
 
 
-registration.register_when_imported()
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    target = "create_model" if name == "create" else name
+    if target not in _LAZY_ATTRS:
         raise AttributeError(f"module 'googlenet' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_LAZY_ATTRS[target]}", __name__), target)
 
 
 def __dir__() -> list[str]:

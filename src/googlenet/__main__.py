@@ -1,5 +1,5 @@
 """``python -m googlenet``: the command line, for launchers that start a module."""
 
-from .cli import run
+from .cli.main import run
 
 run()

@@ -1,4 +1,4 @@
-"""Preprocess against torchvision's transforms, and its round trip through plain values."""
+"""Preprocess equals torchvision's transforms, and survives conversion to plain values."""
 
 import json
 
@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from googlenet.data.preprocess import Preprocess
 
-GREY = Preprocess(32, 1, (0.286,), (0.353,))
+GRAY = Preprocess(32, 1, (0.286,), (0.353,))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -20,8 +20,8 @@ GREY = Preprocess(32, 1, (0.286,), (0.353,))
 def test_equals_torchvision(height: int, width: int, size: int, interpolation: str) -> None:
     pixels = torch.randint(0, 256, (4, 3, height, width), dtype=torch.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    ours = Preprocess(size, 3, mean, std, fit="stretch", interpolation=interpolation)(pixels)
-    theirs = v2.Compose(
+    ours = Preprocess(size, 3, mean, std, crop_mode="squash", interpolation=interpolation)(pixels)
+    expected = v2.Compose(
         [
             v2.ToDtype(torch.float32, scale=True),
             v2.Resize((size, size), v2.InterpolationMode(interpolation), antialias=True),
@@ -29,31 +29,31 @@ def test_equals_torchvision(height: int, width: int, size: int, interpolation: s
             v2.Normalize(mean, std),
         ]
     )(pixels)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_centre_square() -> None:
+def test_center_crop() -> None:
     pixels = torch.arange(30 * 50, dtype=torch.int32).reshape(1, 1, 30, 50).remainder(256).byte()
     out = Preprocess(30, 1, (0.0,), (1.0,))(pixels)
     torch.testing.assert_close(out, pixels[..., 10:40].float() / 255)
-    out = Preprocess(15, 1, (0.0,), (1.0,), crop_share=0.5)(pixels)
+    out = Preprocess(15, 1, (0.0,), (1.0,), crop_pct=0.5)(pixels)
     assert out.shape == (1, 1, 15, 15)
     torch.testing.assert_close(out, pixels[..., 7:22, 17:32].float() / 255)
 
 
-def test_read_says_what_it_did() -> None:
-    batch, did = GREY.read(Image.new("RGB", (640, 480), "white"))
+def test_from_pil_describes_its_steps() -> None:
+    batch, description = GRAY.from_pil(Image.new("RGB", (640, 480), "white"))
     assert batch.shape == (1, 1, 32, 32)
-    assert did == "640x480 RGB, colours to grey, centre 480x480, resized to 32x32"
+    assert description == "640x480 RGB, colors to gray, center 480x480, resized to 32x32"
     torch.testing.assert_close(batch, torch.full_like(batch, (1 - 0.286) / 0.353))
-    assert GREY.read(Image.fromarray(np.zeros((32, 32), np.uint8)))[1] == "32x32 grey"
-    assert "grey repeated" in Preprocess(8, 3, (0,) * 3, (1,) * 3).read(Image.new("L", (8, 8)))[1]
+    assert GRAY.from_pil(Image.fromarray(np.zeros((32, 32), np.uint8)))[1] == "32x32 gray"
+    assert "gray repeated" in Preprocess(8, 3, (0,) * 3, (1,) * 3).from_pil(Image.new("L", (8, 8)))[1]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (4000, 40)])
 def test_extreme_shapes(shape: tuple[int, int]) -> None:
-    for fit in ("crop", "stretch"):
-        batch, _ = Preprocess(32, 1, (0.0,), (1.0,), fit=fit).read(Image.new("L", shape, 128))
+    for crop_mode in ("center", "squash"):
+        batch, _ = Preprocess(32, 1, (0.0,), (1.0,), crop_mode=crop_mode).from_pil(Image.new("L", shape, 128))
         torch.testing.assert_close(batch, torch.full((1, 1, 32, 32), 128 / 255))
 
 
@@ -62,17 +62,24 @@ def test_extreme_shapes(shape: tuple[int, int]) -> None:
     size=st.integers(1, 600),
     mean=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     std=st.lists(st.floats(0.01, 1), min_size=3, max_size=3),
-    fit=st.sampled_from(["crop", "stretch"]),
-    crop=st.floats(0.1, 1),
+    crop_mode=st.sampled_from(["center", "squash"]),
+    crop_pct=st.floats(0.1, 1),
 )
-def test_round_trip(size: int, mean: list[float], std: list[float], fit: str, crop: float) -> None:
-    one = Preprocess(size, 3, tuple(mean), tuple(std), fit=fit, crop_share=crop)
-    assert Preprocess.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+def test_round_trip(size: int, mean: list[float], std: list[float], crop_mode: str, crop_pct: float) -> None:
+    preprocess = Preprocess(size, 3, tuple(mean), tuple(std), crop_mode=crop_mode, crop_pct=crop_pct)
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
 
 
 @pytest.mark.parametrize(
     "arguments", [(0, 1, (0.0,), (1.0,)), (8, 1, (0.0, 0.0), (1.0,)), (8, 1, (0.0,), (0.0,)), (8, 0, (), ())]
 )
-def test_impossible_values(arguments: tuple[object, ...]) -> None:
+def test_invalid_values(arguments: tuple[object, ...]) -> None:
     with pytest.raises(ValueError, match="must be|need"):
         Preprocess(*arguments)
+
+
+def test_resize_accepts_height_and_width() -> None:
+    images = torch.randint(0, 256, (2, 1, 20, 30), dtype=torch.uint8)
+    assert GRAY.resize(images, (7, 9)).shape == (2, 1, 7, 9)
+    assert torch.equal(GRAY.resize(images, 8), GRAY.resize(images, (8, 8)))
+    assert torch.equal(GRAY.resize(images, (20, 30)), images.float())

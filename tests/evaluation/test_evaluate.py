@@ -1,4 +1,4 @@
-"""``googlenet evaluate``: its figures against scikit-learn, scipy and torchmetrics on the run's own answers."""
+"""``googlenet evaluate`` against scikit-learn, SciPy and torchmetrics, and the display of its progress."""
 
 import json
 from pathlib import Path
@@ -15,75 +15,75 @@ from PIL import Image
 from torch.nn import functional as F
 
 import googlenet as package
-from googlenet.cli import main
-from googlenet.data.sources import load_dataset
+from googlenet.cli.main import main
+from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.evaluation import progress
-from googlenet.evaluation.progress import Progress, counted
+from googlenet.evaluation.progress import ProgressDisplay
 
 
-def logits_of(run: Path, part: str, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The run's answers and the labels, straight through the network."""
-    kept = package.load(run)
-    split = getattr(load_dataset("fashion-mnist", validation=5000, limit=limit), part)
+def predict(run: Path, split: str, max_images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits and labels of a split, computed by the network alone."""
+    checkpoint = package.load(run)
+    options = LoadOptions(validation=5000, max_samples=max_images)
+    images, labels, _ = getattr(load_dataset("fashion-mnist", options), split)
     with torch.no_grad():
-        return kept.network(kept.preprocess(split.images)).double(), split.labels
+        return checkpoint.network(checkpoint.preprocess(images)).double(), labels
 
 
-def error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
     return float(reference.calibration_error(probabilities, labels, task="multiclass", num_classes=10, n_bins=15))
 
 
-def test_every_figure_and_the_calibration(
-    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--limit", "400", "--calibrate", "--out", str(tmp_path)]
+def test_metrics_and_calibration(smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--max-images", "400", "--calibrate", "--out", str(tmp_path)]
     assert main(["evaluate", str(smoke_run), *flags, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    logits, labels = logits_of(smoke_run, "test", 400)
-    answers = logits.argmax(1)
-    assert found["top1"] == sklearn.metrics.accuracy_score(labels, answers)
-    assert found["confusion"] == sklearn.metrics.confusion_matrix(labels, answers, labels=range(10)).tolist()
-    ends = scipy.stats.binom.ppf([0.025, 0.975], 400, found["top1"]) / 400
-    assert found["interval"] == pytest.approx(ends, abs=2.1 / 400)
-    assert found["ece"] == pytest.approx(error(logits.softmax(1), labels), abs=1e-6)
-    assert len(found["per_class"]) == 10
+    document = json.loads(capsys.readouterr().out)
+    logits, labels = predict(smoke_run, "test", 400)
+    predicted = logits.argmax(1)
+    assert document["top1"] == sklearn.metrics.accuracy_score(labels, predicted)
+    assert document["confusion"] == sklearn.metrics.confusion_matrix(labels, predicted, labels=range(10)).tolist()
+    test = scipy.stats.binomtest(int((predicted == labels).sum()), 400)
+    assert document["interval"] == pytest.approx(list(test.proportion_ci(method="wilson")))
+    assert document["ece"] == pytest.approx(calibration_error(logits.softmax(1), labels), abs=1e-6)
+    assert len(document["per_class"]) == 10
 
-    fitted = found["calibration"]
-    held, truth = logits_of(smoke_run, "validation", 400)
+    calibration = document["calibration"]
+    val_logits, val_labels = predict(smoke_run, "validation", 400)
     best = scipy.optimize.minimize_scalar(
-        lambda t: F.cross_entropy(held / t, truth).item(), bounds=(0.05, 20), method="bounded"
+        lambda t: F.cross_entropy(val_logits / t, val_labels).item(), bounds=(0.05, 20), method="bounded"
     )
-    assert fitted["temperature"] == pytest.approx(best.x, rel=1e-3)
-    assert fitted["fitted_to"] == 400
-    assert fitted["ece"] == found["ece"] and fitted["loss"] == found["loss"]
-    assert fitted["ece_after"] == pytest.approx(error((logits / fitted["temperature"]).softmax(1), labels), abs=1e-6)
-    assert fitted["loss_after"] == pytest.approx(F.cross_entropy(logits / fitted["temperature"], labels).item())
-    for bins in (fitted["bins"], fitted["bins_after"]):
-        assert sum(row["answers"] for row in bins) == 400
-    assert Path(fitted["plot"]).parent == tmp_path
-    # The diagram is drawn, in its colours.
-    pixels = np.asarray(Image.open(fitted["plot"]).convert("RGB"))
-    assert pixels.shape[1] > 900 and (pixels == (0x00, 0x72, 0xB2)).all(-1).sum() > 5000
+    temperature = calibration["temperature"]
+    assert temperature == pytest.approx(best.x, rel=1e-3)
+    assert calibration["validation_images"] == 400
+    assert calibration["ece"] == document["ece"]
+    assert calibration["loss"] == document["loss"]
+    expected = calibration_error((logits / temperature).softmax(1), labels)
+    assert calibration["ece_after"] == pytest.approx(expected, abs=1e-6)
+    assert calibration["loss_after"] == pytest.approx(F.cross_entropy(logits / temperature, labels).item())
+    for bins in (calibration["bins"], calibration["bins_after"]):
+        assert sum(row["num_images"] for row in bins) == 400
+    assert Path(calibration["plot"]).parent == tmp_path
+    # The diagram has bars in the color of the palette.
+    pixels = np.asarray(Image.open(calibration["plot"]).convert("RGB"))
+    assert pixels.shape[1] > 900
+    assert (pixels == (0x00, 0x72, 0xB2)).all(-1).sum() > 5000
 
     assert main(["evaluate", str(smoke_run), *flags]) == 0
-    said = capsys.readouterr()
-    assert f"temperature {fitted['temperature']:.4f}, fitted to 400 validation pictures" in said.out
-    assert "95 % interval of top-1" in said.out
-    assert said.err == "", "a short work is quiet where nobody watches"
+    output = capsys.readouterr()
+    assert f"temperature {temperature:.4f}, fitted on 400 validation images" in output.out
+    assert "95 % interval of top-1" in output.out
+    assert output.err == "", "short computations print no progress without a terminal"
 
 
-def test_progress_says_how_long_it_takes_yet(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+def test_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
     clock = iter(range(100))
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    with Progress(total=40) as shown:
-        shown.at("test")
-        batches = [("pixels", torch.zeros(5)), ("pixels", torch.zeros(15))]
-        assert list(counted(iter(batches), shown.advance, each=2.0)) == batches
-    captured = capsys.readouterr()
-    # Ten of forty in one tick of the clock, so thirty in three.
-    assert captured.err.splitlines()[0] == "test: 25%, 3 s left"
-    assert captured.err.splitlines()[-1] == "test: 100%, 0 s left"
-    assert captured.out == ""
+    with ProgressDisplay(total=40) as display:
+        display.describe("test")
+        display.advance(10)
+        display.advance(30)
+    output = capsys.readouterr()
+    # A quarter took one tick of the clock, so the rest takes three.
+    assert output.err.splitlines() == ["test: 25%, 3 s left", "test: 100%, 0 s left"]
+    assert output.out == ""

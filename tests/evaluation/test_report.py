@@ -1,4 +1,4 @@
-"""The report as a browser shows it: whole, offline, on a desk and on a phone."""
+"""The report of a run: self-contained, and displayed in a browser on desktops and phones."""
 
 import re
 import shutil
@@ -8,11 +8,11 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 
 
-def test_the_file_asks_nobody_for_anything(smoke_run: Path) -> None:
+def test_the_page_has_no_external_resources(smoke_run: Path) -> None:
     page = (smoke_run / "report.html").read_text()
     links = re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']*)""", page)
     assert links == []
@@ -21,9 +21,9 @@ def test_the_file_asks_nobody_for_anything(smoke_run: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; make test installs it where apt-get may be used")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; make test installs it if apt-get is allowed")
 @pytest.mark.parametrize("width", [pytest.param(1100, marks=pytest.mark.slow), 390])
-def test_shown_in_chromium(smoke_run: Path, width: int, tmp_path: Path) -> None:
+def test_the_page_in_chromium(smoke_run: Path, width: int, tmp_path: Path) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": width, "height": 900})
@@ -35,10 +35,10 @@ def test_shown_in_chromium(smoke_run: Path, width: int, tmp_path: Path) -> None:
         assert page.locator("table.matrix tbody tr").count() == 10
         assert page.locator("table.matrix tbody td").count() == 100
         assert page.locator("section svg").count() == 1
-        pictures = page.locator(".mistakes img")
-        assert pictures.count() == 24
-        assert all(pictures.nth(i).evaluate("img => img.naturalWidth") == 28 for i in range(24))
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+        images = page.locator(".gallery img")
+        assert images.count() == 24
+        assert all(images.nth(i).evaluate("img => img.naturalWidth") == 28 for i in range(24))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "no horizontal scrolling"
         cells = [int(text or 0) for text in page.locator("table.matrix tbody td").all_inner_texts()]
         assert sum(cells) == 1000
         assert errors == []

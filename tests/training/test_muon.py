@@ -1,4 +1,4 @@
-"""Orthogonalised momentum: against the singular value decomposition, and step by step."""
+"""Muon against the singular value decomposition, and step by step."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from googlenet.training.muon import Muon, orthogonal
+from googlenet.training.optim.muon import Muon, orthogonalize
 
 pytestmark = pytest.mark.cpu
 
@@ -15,50 +15,50 @@ pytestmark = pytest.mark.cpu
 def test_directions_are_those_of_the_decomposition(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonal(matrix, 5)
+    result = orthogonalize(matrix, 5)
     # In the decomposition's own axes the result is diagonal, and its values near 1.
-    inside = left.T @ found @ right.T
+    inside = left.T @ result @ right.T
     values = inside.diagonal()
     assert (values > 0.6).all() and (values < 1.3).all()
     assert (inside - values.diag()).abs().max() < 0.1  # bfloat16 has three digits
 
 
 def test_zero_stays_zero() -> None:
-    assert not orthogonal(torch.zeros(3, 5), 5).any()
+    assert not orthogonalize(torch.zeros(3, 5), 5).any()
 
 
-def test_every_layer_moves_by_the_same_share_of_itself() -> None:
+def test_every_layer_changes_by_the_same_relative_amount() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 5))
     net[3].weight.data.mul_(20)
     net[0].weight.data.mul_(0.01)  # shorter than 1, which counts as 1
     before = copy.deepcopy(dict(net.named_parameters()))
-    optimiser = Muon(net.parameters(), lr=0.01)
+    optimizer = Muon(net.parameters(), lr=0.01)
     net(torch.randn(4, 3, 8, 8)).square().mean().backward()
-    optimiser.step()
+    optimizer.step()
     for name, after in net.named_parameters():
         if name == "0.bias":
-            continue  # its gradient is zero but for rounding: normalisation takes the bias away
+            continue  # its gradient is zero but for rounding: normalization takes the bias away
         length = before[name].norm() if name == "3.weight" else torch.tensor(1.0)
         torch.testing.assert_close((after - before[name]).norm(), 0.01 * length, rtol=1e-3, atol=1e-6)
 
 
-def test_its_state_goes_on() -> None:
-    def steps(net: nn.Linear, optimiser: Muon, numbers: range) -> None:
+def test_resuming_from_its_state() -> None:
+    def steps(net: nn.Linear, optimizer: Muon, numbers: range) -> None:
         for number in numbers:
             torch.manual_seed(number)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             net(torch.randn(6, 7)).square().sum().backward()
-            optimiser.step()
+            optimizer.step()
 
     torch.manual_seed(0)
     whole = nn.Linear(7, 4)
     first = copy.deepcopy(whole)
     steps(whole, Muon(whole.parameters(), 0.1), range(4))
-    optimiser = Muon(first.parameters(), 0.1)
-    steps(first, optimiser, range(2))
+    optimizer = Muon(first.parameters(), 0.1)
+    steps(first, optimizer, range(2))
     second = copy.deepcopy(first)
     resumed = Muon(second.parameters(), 0.1)
-    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     steps(second, resumed, range(2, 4))
     assert torch.equal(whole.weight, second.weight)

@@ -1,1 +1,1 @@
-"""Disk to batches. Knows nobody else."""
+"""Data loading: from files on disk to batches of tensors."""

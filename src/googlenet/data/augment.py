@@ -1,76 +1,198 @@
-"""Random changes of a training batch, on the whole tensor at once. Pure functions of a generator.
+"""Random augmentation of a training batch, as pure functions of a generator on the full tensor.
 
-`rows` says which part of a step's batch the pictures are; left out, they are all of it.
+`part` is the slice of the step's batch that the images are. timm's augmentations (RandAugment and others, random
+erasing, mixup, CutMix) draw from the global random states of Python and NumPy: `seeded_global_rng` seeds these from
+the generator and restores them, so other random numbers do not change.
 """
 
-from typing import Literal
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from .rows import Rows, whole
-from .transfer import send
+from .batch_slice import BatchSlice
+from .preprocess import Preprocess
 
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # of random crops: "Going Deeper with Convolutions", section 6
 Flip = Literal["none", "random", "alternating"]
 
 
-def flip(
-    images: Tensor,
-    kind: Flip,
-    indices: Tensor,
-    epoch: int,
-    seed: int,
-    generator: torch.Generator,
-    rows: Rows | None = None,
-) -> Tensor:
-    """Mirror some of (n, c, h, w) left to right.
+class Augment(NamedTuple):
+    """The augmentation of a training batch: the recipe's `augment` options and the number of classes for mixup."""
 
-    ``random`` mirrors each with probability 1/2. ``alternating`` decides by chance in the first epoch and
-    mirrors exactly the others in the next, so that two epochs show both sides of every picture (Jordan 2024,
-    "94% on CIFAR-10 in 3.29 Seconds", section 3.6); `indices` are the pictures' numbers in the data set.
+    flip: Flip = "none"
+    translate: int = 0
+    cutout: int = 0
+    min_crop_scale: float = 1.0
+    auto_augment: str | None = None
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    num_classes: int = 0
+
+    @property
+    def uses_timm(self) -> bool:
+        """Return whether any of timm's augmentations is on; they draw from one stream for the full batch."""
+        return bool(self.auto_augment or self.random_erasing or self.mixup or self.cutmix)
+
+
+def random_flip(images: Tensor, generator: torch.Generator, part: BatchSlice) -> Tensor:
+    """Flip each image of (n, c, h, w) horizontally with probability 1/2."""
+    return _flip_where(images, part.slice(torch.rand(part.total, generator=generator)) < 0.5)
+
+
+def alternating_flip(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
+    """Flip a random half of the images (n, c, h, w) horizontally, and in the next epoch the other half.
+
+    Every two epochs then show both orientations of every image (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds",
+    section 3.6). `indices` (n,) are the images' indices in the data set.
     """
-    if kind == "none":
-        return images
-    if kind == "random":
-        rows = rows or whole(len(images))
-        mirrored = rows.of(torch.rand(rows.total, generator=generator)) < 0.5
-    else:
-        mirrored = (_coin(indices, seed) + epoch) % 2 == 1
-    return torch.where(send(mirrored.view(-1, 1, 1, 1), images.device), images.flip(-1), images)
-
-
-def shift(images: Tensor, pixels: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-    """Move each picture of (n, c, h, w) by up to `pixels` up, down, left and right; the border is zero."""
-    if pixels == 0:
-        return images
-    count, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (pixels,) * 4)
-    rows = rows or whole(count)
-    drawn = torch.randint(0, 2 * pixels + 1, (2, rows.total, 1), generator=generator)
-    offsets = send(rows.of(drawn, dim=1), images.device)
-    lines = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
-    picture = torch.arange(count, device=images.device).view(-1, 1, 1)
-    return padded.movedim(1, -1)[picture, lines.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
-
-
-def erase(images: Tensor, side: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-    """Blank a random square of `side` pixels in each of (n, c, h, w) (cutout, DeVries & Taylor 2017)."""
-    if side == 0:
-        return images
-    count, _, height, width = images.shape
-    device, rows = images.device, rows or whole(count)
-    top = send(rows.of(torch.randint(0, height, (rows.total, 1), generator=generator)), device) - side // 2
-    left = send(rows.of(torch.randint(0, width, (rows.total, 1), generator=generator)), device) - side // 2
-    lines, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    inside = ((lines >= top) & (lines < top + side)).unsqueeze(2) & (
-        (columns >= left) & (columns < left + side)
-    ).unsqueeze(1)
-    return images.masked_fill(inside.unsqueeze(1), 0)
-
-
-def _coin(indices: Tensor, seed: int) -> Tensor:
-    """0 or 1 for each picture's number, as good as random, without a table: a multiplicative hash."""
+    # A multiplicative hash of each index, which needs no table, gives a pseudo-random bit.
     mixed = (indices.long() + 1) * 0x9E3779B1 + seed * 0x85EBCA6B
     mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6D & 0xFFFFFFFF
-    return (mixed >> 17) & 1
+    return _flip_where(images, (((mixed >> 17) & 1) + epoch) % 2 == 1)
+
+
+def _flip_where(images: Tensor, flipped: Tensor) -> Tensor:
+    return torch.where(copy_to(images.device, flipped.view(-1, 1, 1, 1)), images.flip(-1), images)
+
+
+def translate(images: Tensor, pixels: int, generator: torch.Generator, part: BatchSlice) -> Tensor:
+    """Shift each image of (n, c, h, w) by up to `pixels` in each direction; the border is filled with zeros."""
+    if pixels == 0:
+        return images
+    device = images.device
+    padded = F.pad(images, (pixels,) * 4)
+    drawn = part.slice(torch.randint(0, 2 * pixels + 1, (2, part.total, 1), generator=generator), dim=1)
+    top, left = copy_to(device, drawn)
+    rows = top + torch.arange(images.shape[2], device=device)
+    columns = left + torch.arange(images.shape[3], device=device)
+    image = torch.arange(len(images), device=device).view(-1, 1, 1)
+    return padded.movedim(1, -1)[image, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
+
+
+def cutout(images: Tensor, side: int, generator: torch.Generator, part: BatchSlice) -> Tensor:
+    """Blank a random square of `side` pixels in each image of (n, c, h, w) (cutout, DeVries & Taylor 2017)."""
+    if side == 0:
+        return images
+    inside = []
+    for length in images.shape[2:]:
+        drawn = part.slice(torch.randint(0, length, (part.total, 1), generator=generator))
+        start = copy_to(images.device, drawn) - side // 2
+        pixels = torch.arange(length, device=images.device)
+        inside.append((pixels >= start) & (pixels < start + side))
+    return images.masked_fill((inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1), 0)
+
+
+def copy_to(device: torch.device, values: Tensor) -> Tensor:
+    """Copy `values` to `device` without waiting for the device."""
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
+@contextmanager
+def seeded_global_rng(generator: torch.Generator) -> Iterator[None]:
+    """Seed the global random states of Python and NumPy from `generator`, and restore them at the end."""
+    before = random.getstate(), np.random.get_state()
+    seed = int(torch.randint(2**31, (), generator=generator))
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def random_resized_crop(
+    images: Tensor,
+    min_scale: float,
+    size: int,
+    preprocess: Preprocess,
+    generator: torch.Generator,
+    part: BatchSlice,
+) -> Tensor:
+    """Crop a random region of each image and resize it: uint8 (n, c, h, w) to float (n, c, size, size) in 0..255.
+
+    The region, clipped to the image, has a fraction in [min_scale, 1] of its area and an aspect in `ASPECT_RATIOS`.
+    """
+    count, channels, height, width = images.shape
+    scale = min_scale + (1 - min_scale) * torch.rand(part.total, generator=generator)
+    aspect = torch.empty(part.total)
+    aspect = aspect.uniform_(math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1]), generator=generator).exp()
+    heights = (scale * height * width / aspect).sqrt().round().long().clamp(1, height)
+    widths = (scale * height * width * aspect).sqrt().round().long().clamp(1, width)
+    positions = part.slice(torch.rand(2, part.total, generator=generator), dim=1)
+    rows = (part.slice(heights).tolist(), part.slice(widths).tolist(), *positions.tolist())
+    out = torch.empty(count, channels, size, size, device=images.device)
+    for index, (h, w, y, x) in enumerate(zip(*rows, strict=True)):
+        top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
+        out[index] = preprocess.resize(images[index : index + 1, :, top : top + h, left : left + w], size)[0]
+    return out
+
+
+@lru_cache(maxsize=64)
+def build_auto_augment(policy: str, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Image.Image]:
+    """Build timm's transform for a policy such as ``rand-m7-mstd0.5`` and images of `size` pixels.
+
+    Empty regions are filled with `mean` (RGB, as fractions). Raises ValueError for a policy unknown to timm.
+    """
+    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+
+    factories: dict[str, Any] = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+    factory = factories.get(policy.partition("-")[0], auto_augment_transform)
+    fill = tuple(min(255, round(255 * value)) for value in mean)
+    options = {"translate_const": int(size * 0.45), "img_mean": fill}
+    try:
+        transform: Callable[[Image.Image], Image.Image] = factory(policy, options)
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        reason = f" ({error})" if str(error) else ""
+        raise ValueError(f"augment.auto_augment: unknown timm policy {policy!r}{reason}; try rand-m7-mstd0.5") from None
+    return transform
+
+
+def apply_auto_augment(policy: str, images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Apply the policy to each image of float (n, c, h, w) in 0..255; call it within `seeded_global_rng`."""
+    mean = preprocess.mean if preprocess.channels == 3 else preprocess.mean * 3
+    transform = build_auto_augment(policy, images.shape[-1], mean)
+    out = torch.empty_like(images, device="cpu")
+    for index, pixels in enumerate(images.round().to(torch.uint8).cpu()):
+        # timm's policies take RGB images.
+        image = transform(Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()))
+        if preprocess.channels == 1:
+            image = image.convert("L")
+        values = torch.from_numpy(np.array(image, dtype=np.float32))
+        out[index] = values.reshape(*images.shape[-2:], -1).movedim(2, 0)
+    return out.to(images.device)
+
+
+def random_erasing(images: Tensor, probability: float) -> Tensor:
+    """Blank a rectangle in some normalized images (n, c, h, w), in place; call it within `seeded_global_rng`."""
+    from timm.data.random_erasing import RandomErasing
+
+    erased: Tensor = RandomErasing(probability, device=str(images.device))(images)  # type: ignore[no-untyped-call]
+    return erased
+
+
+def mixup_cutmix(images: Tensor, labels: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
+    """Mix pairs of images, in place, and their labels; return images and class probabilities (n, num_classes).
+
+    `augment.mixup` and `augment.cutmix` are the parameters of the Beta distribution of the mixing ratio. If both are
+    above 0, each batch uses one of them at random. timm mixes pairs, so the last image of an odd number is unchanged.
+    Call it within `seeded_global_rng`.
+    """
+    from timm.data.mixup import Mixup
+
+    probabilities = F.one_hot(labels, augment.num_classes).to(images.dtype)
+    even = len(labels) // 2 * 2
+    if even:
+        mixer = Mixup(augment.mixup, augment.cutmix, label_smoothing=0.0, num_classes=augment.num_classes)  # type: ignore[no-untyped-call]
+        images[:even], probabilities[:even] = mixer(images[:even], labels[:even])
+    return images, probabilities

@@ -1,22 +1,24 @@
-"""What a data set is once it is read: splits of uint8 pictures, in memory or on the disk, with labels and names."""
+"""Data sets in memory or on disk: splits of uint8 images with labels."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .stream import Stream
+from .decode import ImageError
+from .lazy import LazyImages, default_num_workers
+from .preprocess import CropMode, Preprocess
+from .scan import check_images, pixel_statistics
+
+OnError = Literal["skip", "raise"]
 
 
 class Split(NamedTuple):
-    """A part of a data set: `images` uint8 (n, channels, h, w), `labels` int64 (n,), one name per picture.
+    """Images uint8 (n, channels, h, w) in memory or on disk, with labels int64 (n,) and one name per image."""
 
-    The images are a tensor, or a `Stream` that decodes them when they are asked for.
-    """
-
-    images: Tensor | Stream
+    images: Tensor | LazyImages
     labels: Tensor
     names: Sequence[str]
 
@@ -24,52 +26,46 @@ class Split(NamedTuple):
         return len(self.labels) > 0
 
     def to(self, device: torch.device) -> "Split":
-        """The same pictures on `device`."""
+        """Move images and labels to `device`."""
         return Split(self.images.to(device), self.labels.to(device), self.names)
 
-    def part(self, start: int, stop: int | None) -> "Split":
-        """Pictures start..stop, without a copy."""
-        if isinstance(self.images, Tensor):
-            return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop])
-        return self.select(torch.arange(len(self.labels))[start:stop])
+    def slice(self, start: int, stop: int | None) -> "Split":
+        """Return the images start..stop, without a copy."""
+        return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop])
 
-    def select(self, rows: Tensor) -> "Split":
-        """The pictures `rows`: int64 numbers, or a mask of all."""
-        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.select(rows)
-        numbers = (rows.nonzero().flatten() if rows.dtype == torch.bool else rows).tolist()
-        return Split(images, self.labels[rows], [self.names[row] for row in numbers])
+    def select(self, indices: Tensor) -> "Split":
+        """Return the images with these int64 indices, or those where a bool mask (n,) is true."""
+        positions = (indices.nonzero().flatten() if indices.dtype == torch.bool else indices).tolist()
+        return Split(self.images[indices], self.labels[indices], [self.names[position] for position in positions])
 
-    def spaced(self, count: int) -> "Split":
-        """At most `count` pictures, evenly spaced, so that each class of an ordered folder keeps its share."""
+    def subsample(self, count: int) -> "Split":
+        """Return at most `count` evenly spaced images: if the images are ordered by class, each keeps its share."""
         if count >= len(self.labels):
             return self
         return self.select(torch.arange(count) * len(self.labels) // count)
 
-    def grey(self) -> "Split":
-        """The same pictures with one channel, where all their channels are alike."""
-        if isinstance(self.images, Stream):
-            return self._replace(images=self.images.with_channels(1))
+    def gray(self) -> "Split":
+        """Return the images with their first channel only, for images whose channels are equal."""
+        if isinstance(self.images, LazyImages):
+            preprocess = replace(self.images.preprocess, channels=1, mean=(0.0,), std=(1.0,))
+            return self._replace(images=replace(self.images, preprocess=preprocess))
         return self._replace(images=self.images[:, :1].clone())
 
-    def pixels(self, plan: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each int64 tensor of rows in `plan` those pictures, uint8 (len(rows), channels, h, w)."""
-        if isinstance(self.images, Stream):
-            return self.images.batches(plan)
+    def pixels(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each int64 tensor of indices in `batches`: uint8 (len(indices), channels, h, w)."""
+        if isinstance(self.images, LazyImages):
+            return self.images.batches(batches)
         images = self.images
-        return (images[rows.to(images.device)] for rows in plan)
-
-
-Unreadable = Literal["skip", "refuse"]
+        return (images[indices.to(images.device)] for indices in batches)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled data set.
+    """A labeled data set.
 
-    `validation` is held out of the training pictures; `test` is read once, for the final figure, and is
-    empty where the source has none. `mean` and `std` are of the training pixels, per channel, as fractions of
-    the pixel range. `skipped` lists the unreadable files with their reasons. `synsets` are WordNet's names of the
-    classes, where the source has them.
+    `source` has absolute paths; `classes` are in the order of the labels, and `synsets` are their WordNet identifiers,
+    if the source has them. `validation` images are the source's own or held out of `train`; `test` may be empty. `mean`
+    and `std` of the training pixels are fractions of the pixel range; `skipped` are unreadable files with reasons.
     """
 
     source: str
@@ -79,50 +75,133 @@ class Dataset:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    skipped: tuple[str, ...] = field(default=())
-    synsets: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
+    synsets: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Dataset":
-        """The same data set on `device`, so that batches are made there."""
+        """Move the images to `device`, so that batches are created there."""
         train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)
+
+    def subsample(self, count: int) -> "Dataset":
+        """Keep at most `count` evenly spaced images of each split."""
+        train, validation, test = (split.subsample(count) for split in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test)
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """Return 1 for gray and 3 for RGB."""
         return self.train.images.shape[1]
 
 
-def held_out(count: int, validation: float) -> int:
-    """How many of `count` pictures to hold out; ValueError unless at least one is left to train on."""
-    held = round(count * validation) if validation < 1 else int(validation)
-    if validation < 0 or held >= count:
-        raise ValueError(
-            f"validation must leave pictures to train on: {validation:g} of {count} was asked for; "
-            "a fraction such as 0.2 suits any number"
-        )
-    return held
+@dataclass(frozen=True)
+class LoadOptions:
+    """Options for loading a data source.
 
-
-def hold_out(split: Split, validation: float, seed: int) -> tuple[Split, Split]:
-    """`split` without its held-out pictures, and these: of each class in proportion, never its last one.
-
-    `validation` is a count, or a fraction below 1, which holds out one at least of every class that has two; which
-    pictures, `seed` decides. ValueError where none were left.
+    Attributes:
+        root: folder to search first; relative paths are relative to it.
+        validation: training images, selected by `seed`, held out if the source has none: a count or a fraction below 1.
+        size: height and width at which images are stored, in pixels.
+        crop_mode: how an image becomes square: center (crop) or squash.
+        channels: 1 (gray) or 3 (RGB); unset: 1 if all images are gray.
+        on_error: unreadable files: skip (and list them) or raise ImageError.
+        max_samples: use at most this many images of each split, evenly spaced; unset: all.
+        in_memory: keep decoded images in memory, or decode them for each batch; unset: if they fit.
+        num_workers: processes that decode ahead when images are not in memory; unset: `default_num_workers`.
     """
-    labels, count = split.labels, held_out(len(split.labels), validation)
+
+    root: str | None = None
+    validation: float = 0.1
+    size: int = 224
+    crop_mode: CropMode = "center"
+    channels: int | None = None
+    on_error: OnError = "skip"
+    max_samples: int | None = None
+    seed: int = 0
+    in_memory: bool | None = None
+    num_workers: int | None = None
+
+    @property
+    def workers(self) -> int:
+        """Return the number of decoding processes."""
+        return default_num_workers() if self.num_workers is None else self.num_workers
+
+    @property
+    def storage(self) -> Preprocess:
+        """Return the crop, size and channels of stored images: RGB until all images are known to be gray."""
+        channels = self.channels or 3
+        return Preprocess(self.size, channels, (0.0,) * channels, (1.0,) * channels, crop_mode=self.crop_mode)
+
+
+class LoadedSplit(NamedTuple):
+    """The usable images of a split, whether all are gray, and why other files were `skipped`."""
+
+    split: Split
+    all_gray: bool
+    skipped: list[str]
+
+
+def validate_split(split: Split, on_error: OnError, cache_key: str) -> LoadedSplit:
+    """Return a split of `LazyImages` without unusable images; with `on_error` raise, these raise ImageError."""
+    assert isinstance(split.images, LazyImages)
+    usable, gray, reasons = check_images(split.images.ranges, split.names, cache_key)
+    if reasons and on_error == "raise":
+        raise ImageError(reasons[0])
+    return LoadedSplit(split.select(torch.from_numpy(usable)), bool(gray[usable].all()), reasons)
+
+
+def build_dataset(
+    source: str,
+    classes: tuple[str, ...],
+    loaded: Mapping[str, LoadedSplit],
+    skipped: Sequence[str],
+    options: LoadOptions,
+) -> Dataset:
+    """Combine the splits ``train``, ``validation`` and ``test``, and hold out validation images if there are none.
+
+    Unless `options` set the channels, the images become gray if all are.
+    """
+    splits = {name: item.split for name, item in loaded.items()}
+    if options.channels is None and all(item.all_gray for item in loaded.values()):
+        splits = {name: split.gray() for name, split in splits.items()}
+    if not splits["validation"] and options.validation:
+        splits["train"], splits["validation"] = stratified_split(splits["train"], options.validation, options.seed)
+    # Some sources have no training images, only images to evaluate on.
+    measured = next((split for split in splits.values() if split), splits["train"])
+    mean, std = pixel_statistics(measured.images)
+    return Dataset(source, classes, splits["train"], splits["validation"], splits["test"], mean, std, tuple(skipped))
+
+
+def num_validation(count: int, validation: float) -> int:
+    """Return how many of `count` images to hold out (a count or fraction); ValueError unless training images remain."""
+    num_images = round(count * validation) if validation < 1 else int(validation)
+    if validation < 0 or num_images >= count:
+        raise ValueError(
+            f"validation split too large: {validation:g} of {count} images leaves none to train on; "
+            "set data.val_split to a fraction such as 0.2"
+        )
+    return num_images
+
+
+def stratified_split(split: Split, validation: float, seed: int) -> tuple[Split, Split]:
+    """Hold out validation images in proportion to the classes; return (training, validation).
+
+    `validation` is a count, or a fraction below 1, which holds out at least one image of each class that has two. The
+    last image of a class always stays in training. Raises ValueError if no training images would remain.
+    """
+    labels, count = split.labels, num_validation(len(split.labels), validation)
     if validation < 1:
         count = max(count, int((torch.bincount(labels) > 1).sum()))
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    # Rank each picture within its class as a share of the class, and take the smallest shares.
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    # An image's rank within its class as a fraction of the class: the smallest fractions are held out.
     by_class = order[labels[order].argsort(stable=True)]
-    share = torch.ones(len(labels))
+    rank = torch.ones(len(labels))
     for members in torch.split(by_class, torch.bincount(labels).tolist()):
-        share[members] = (torch.arange(len(members)) + 0.5) / len(members)
-        share[members[:1]] = 0.0  # so that small classes are in both parts too
-        share[members[-1:]] = 2.0
+        rank[members] = (torch.arange(len(members)) + 0.5) / len(members)
+        # Small classes get an image in each split.
+        rank[members[:1]] = 0.0
+        rank[members[-1:]] = 2.0
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[share.argsort(stable=True)[:count]] = True
-    mask &= share < 2.0
+    mask[rank.argsort(stable=True)[:count]] = True
+    mask &= rank < 2.0
     return split.select(~mask), split.select(mask)

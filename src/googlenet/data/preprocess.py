@@ -1,6 +1,6 @@
-"""From uint8 pixels to what a network takes: a value that is saved beside the weights.
+"""Preprocessing from uint8 pixels to the network's input; a value that is saved with the weights.
 
-Nothing of this is hidden in a model, so nobody can normalise twice.
+A model never normalizes its input, so normalization cannot be applied twice.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,29 +11,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .pictures import to_tensor
-from .transfer import send
+from .decode import to_tensor
 
-Fit = Literal["crop", "stretch"]
+CropMode = Literal["center", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pictures become a batch: geometry, then (x / 255 - mean) / std per channel.
+    """Crop, resize, and normalize to (x / 255 - mean) / std per channel.
 
-    `size` is the height and width given to the network, in pixels. `fit` says how a picture that is not
-    square becomes so: ``crop`` keeps the centre square, of `crop_share` times the shorter side; ``stretch``
-    changes the proportions. `mean` and `std` are in units of the full pixel range, one number per channel.
-    Resizing is anti-aliased when it shrinks.
+    `mean` and `std` of the 1 (gray) or 3 (RGB) `channels` are fractions of the pixel range. `crop_mode` makes an image
+    square: center (crop) or squash (resize without keeping the aspect ratio). `crop_pct` is the side of the crop as a
+    fraction of the image's shorter side, in (0, 1]. `interpolation` is antialiased when it shrinks.
     """
 
     size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fit: Fit = "crop"
-    crop_share: float = 1.0
+    crop_mode: CropMode = "center"
+    crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
@@ -41,83 +39,81 @@ class Preprocess:
             raise ValueError(f"size and channels must be 1 or more, not {self.size} and {self.channels}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or min(self.std) <= 0:
             raise ValueError(f"mean and std need {self.channels} numbers each, std positive")
-        if not 0.0 < self.crop_share <= 1.0:
-            raise ValueError(f"crop_share must be in (0, 1], not {self.crop_share}")
+        if not 0.0 < self.crop_pct <= 1.0:
+            raise ValueError(f"crop_pct must be in (0, 1], not {self.crop_pct}")
 
-    def __call__(self, pixels: Tensor, size: int | None = None) -> Tensor:
-        """uint8 (n, channels, h, w) -> float32 (n, channels, size, size); `size` overrides the stored one."""
-        return self.normalise(self.resize(self.square(pixels), self.size if size is None else size))
+    def __call__(self, images: Tensor, size: int | None = None) -> Tensor:
+        """Preprocess uint8 (n, channels, h, w) to float32 (n, channels, size, size); `size` overrides `self.size`."""
+        return self.normalize(self.resize(self.center_crop(images), self.size if size is None else size))
 
-    def square(self, pixels: Tensor) -> Tensor:
-        """Cut the centre square, where `fit` says so; any (n, c, h, w)."""
-        height, width = pixels.shape[-2:]
-        if self.fit == "stretch" or (height == width and self.crop_share == 1.0):
-            return pixels
-        side = max(1, round(min(height, width) * self.crop_share))
+    def center_crop(self, images: Tensor) -> Tensor:
+        """Crop (n, c, h, w) to the center square; with `crop_mode` squash, return the images unchanged."""
+        height, width = images.shape[-2:]
+        if self.crop_mode == "squash" or (height == width and self.crop_pct == 1.0):
+            return images
+        side = max(1, round(min(height, width) * self.crop_pct))
         top, left = (height - side) // 2, (width - side) // 2
-        return pixels[..., top : top + side, left : left + side]
+        return images[..., top : top + side, left : left + side]
 
-    def resize(self, pixels: Tensor, size: int) -> Tensor:
-        """uint8 or float (n, c, h, w) -> float (n, c, size, size), still in 0..255."""
-        return self.resize_to(pixels, size, size)
+    def resize(self, images: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """Resize uint8 or float (n, c, h, w) to float in 0..255; `size` is one side, or (height, width)."""
+        height, width = (size, size) if isinstance(size, int) else size
+        images = images.float()
+        if images.shape[-2:] == (height, width):
+            return images
+        # The antialiased bicubic filter, which is Pillow's, also differs when it enlarges. The bilinear filters then
+        # agree, and the plain one is faster.
+        shrinks = height < images.shape[-2] or width < images.shape[-1]
+        antialias = self.interpolation == "bicubic" or shrinks
+        images = F.interpolate(images, (height, width), mode=self.interpolation, antialias=antialias)
+        return images.clamp_(0, 255) if self.interpolation == "bicubic" else images
 
-    def resize_to(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """uint8 or float (n, c, h, w) -> float (n, c, height, width), still in 0..255."""
-        pixels = pixels.float()
-        if pixels.shape[-2:] == (height, width):
-            return pixels
-        # Enlarging, both bilinear filters agree and the plain one is faster; the bicubic ones differ, and the
-        # anti-aliased is Pillow's.
-        smaller = height < pixels.shape[-2] or width < pixels.shape[-1]
-        smooth = self.interpolation == "bicubic" or smaller
-        pixels = F.interpolate(
-            pixels, (height, width), mode=self.interpolation, align_corners=False, antialias=smooth
-        )
-        return pixels.clamp_(0, 255) if self.interpolation == "bicubic" else pixels
+    def to_uint8(self, image: Tensor) -> Tensor:
+        """Crop and resize uint8 (channels, h, w) to uint8 (channels, size, size), for storage.
 
-    def keep(self, pixels: Tensor) -> Tensor:
-        """uint8 (channels, h, w) -> uint8 (channels, size, size): what `read` sees, rounded, within one level.
-
-        Bytes are resized as bytes: several times quicker than through floats, rounded after each direction.
+        Integer interpolation is several times faster than float, but rounds after each direction, so the result may
+        differ from `from_pil_unnormalized` by 1.
         """
-        square = self.square(pixels.unsqueeze(0))
-        if square.shape[-2:] == (self.size, self.size):
-            return square[0]
+        images = self.center_crop(image.unsqueeze(0))
         shape = (self.size, self.size)
-        return F.interpolate(square, shape, mode=self.interpolation, align_corners=False, antialias=True)[0]
+        if images.shape[-2:] == shape:
+            return images[0]
+        return F.interpolate(images, shape, mode=self.interpolation, antialias=True)[0]
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Float pixels 0..255 (n, channels, h, w) -> (x / 255 - mean) / std."""
-        shape = (1, self.channels, 1, 1)
-        mean = send(torch.tensor(self.mean).view(shape), pixels.device)
-        std = send(torch.tensor(self.std).view(shape), pixels.device)
-        return (pixels - 255.0 * mean) / (255.0 * std)
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalize float pixels (n, channels, h, w) in 0..255 to (x / 255 - mean) / std."""
+        # A non-blocking copy: CUDA need not finish its queued work first.
+        mean, std = (
+            torch.tensor(values).view(1, self.channels, 1, 1).to(images.device, non_blocking=images.is_cuda)
+            for values in (self.mean, self.std)
+        )
+        return (images - 255.0 * mean) / (255.0 * std)
 
-    def read(self, picture: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
-        """One picture -> (batch of one, a sentence that says what was done to it)."""
-        pixels, did = self.pixels(picture, size)
-        return self.normalise(pixels), did
+    def from_pil(self, image: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
+        """Preprocess one image; return a batch of one, and a description of the steps for the user."""
+        pixels, description = self.from_pil_unnormalized(image, size)
+        return self.normalize(pixels), description
 
-    def pixels(self, picture: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
-        """`read` before it normalises: float pixels 0..255 (1, channels, size, size), and the sentence."""
-        pixels = to_tensor(picture, self.channels).unsqueeze(0)
-        had = 1 if picture.mode == "L" else 3
-        steps = [f"{picture.width}x{picture.height} {'grey' if had == 1 else 'RGB'}"]
-        if had != self.channels:
-            steps.append("colours to grey" if self.channels == 1 else "grey repeated to 3 channels")
-        squared = self.square(pixels)
-        if squared.shape != pixels.shape:
-            steps.append(f"centre {squared.shape[-1]}x{squared.shape[-2]}")
-        target = self.size if size is None else size
-        if squared.shape[-2:] != (target, target):
-            steps.append(f"resized to {target}x{target}")
-        return self.resize(squared, target), ", ".join(steps)
+    def from_pil_unnormalized(self, image: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
+        """Preprocess like `from_pil`, without normalization: float pixels (1, channels, size, size) in 0..255."""
+        pixels = to_tensor(image, self.channels).unsqueeze(0)
+        source_channels = 1 if image.mode == "L" else 3
+        steps = [f"{image.width}x{image.height} {'gray' if source_channels == 1 else 'RGB'}"]
+        if source_channels != self.channels:
+            steps.append("colors to gray" if self.channels == 1 else "gray repeated to 3 channels")
+        cropped = self.center_crop(pixels)
+        if cropped.shape != pixels.shape:
+            steps.append(f"center {cropped.shape[-1]}x{cropped.shape[-2]}")
+        size = self.size if size is None else size
+        if cropped.shape[-2:] != (size, size):
+            steps.append(f"resized to {size}x{size}")
+        return self.resize(cropped, size), ", ".join(steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the fields as plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
-        """The inverse of `to_dict`; raises TypeError for an unknown key."""
+        """Create from the values of `to_dict`; raises TypeError for an unknown key."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

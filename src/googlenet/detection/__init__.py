@@ -1,1 +1,1 @@
-"""Pictures -> boxes: where each object is, of which class. Two ways: regions classified one by one, and a pyramid."""
+"""Object detection: one-stage and two-stage heads on a feature pyramid, and R-CNN."""

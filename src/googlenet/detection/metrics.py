@@ -1,44 +1,33 @@
-"""COCO's figures of detection: average precision and recall over classes, overlaps and sizes.
+"""COCO detection metrics: average precision and recall over classes, IoU thresholds and object sizes.
 
-Computed by faster-coco-eval, which gives what pycocotools gives, sooner. Rates are fractions 0..1.
+They are computed by faster-coco-eval, which gives the results of pycocotools faster. Rates are fractions 0..1.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import FailedError
-from .coco import results, truth_document
-from .dataset import Detections, Picture
+from .data.coco import coco_annotations, coco_results
+from .data.dataset import Detections, Sample
+from .predict import ObjectDetector
 
-# The rows of COCO's summary that are reported: name, whether precision (else recall), overlap (None: the mean over
-# 0.5, 0.55, ..., 0.95), size of the objects, and the most detections of a picture.
-SUMMARY: tuple[tuple[str, bool, float | None, str, int], ...] = (
-    ("ap", True, None, "all", 100),
-    ("ap50", True, 0.5, "all", 100),
-    ("ap75", True, 0.75, "all", 100),
-    ("ap_small", True, None, "small", 100),
-    ("ap_medium", True, None, "medium", 100),
-    ("ap_large", True, None, "large", 100),
-    ("recall_1", False, None, "all", 1),
-    ("recall_10", False, None, "all", 10),
-    ("recall", False, None, "all", 100),
-    ("recall_small", False, None, "small", 100),
-    ("recall_medium", False, None, "medium", 100),
-    ("recall_large", False, None, "large", 100),
-)
-
-# Small objects are under 32x32 square pixels, large ones above 96x96 (COCO).
-SIZES = ("all", "small", "medium", "large")
-OVERLAPS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-MOST = (1, 10, 100)
+# COCO's summary in its order. Small objects have less than 32x32 pixels, large ones more than 96x96; recall_1 and
+# recall_10 count the best 1 and 10 detections of each class and image, the others the best 100.
+METRICS = (
+    "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
+    "recall_1", "recall_10", "recall", "recall_small", "recall_medium", "recall_large",
+)  # fmt: skip
+IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+# Images in memory at a time during evaluation.
+EVAL_CHUNK = 500
 
 
-class ClassFigures(NamedTuple):
-    """The figures of one class; `objects` are asked for. None where there are none."""
+class ClassMetrics(NamedTuple):
+    """The metrics of a class with `objects` objects in the split; None without objects."""
 
     label: str
     objects: int
@@ -47,80 +36,71 @@ class ClassFigures(NamedTuple):
     recall: float | None
 
 
-class Scores(NamedTuple):
-    """What detections are worth.
+class CocoMetrics(NamedTuple):
+    """COCO metrics of the detections on a split.
 
-    `figures` are those of `SUMMARY` by name, without those that have no objects to be measured on. `per_class` has a
-    row per class. `precision` (overlaps, recalls, classes) is the best precision that is reached at each recall 0,
-    0.01, ..., 1 and overlap of `OVERLAPS`, NaN for classes without objects.
+    `summary` has the values of `METRICS` that objects belong to, and `precision` (IoU thresholds, recalls, classes) the
+    best precision at each recall 0, 0.01, ..., 1; NaN for classes without objects.
     """
 
-    figures: dict[str, float]
-    per_class: tuple[ClassFigures, ...]
+    summary: dict[str, float]
+    per_class: tuple[ClassMetrics, ...]
     precision: NDArray[np.float64]
 
 
-class Answers(NamedTuple):
-    """What was found on each picture of a split, and what it is worth."""
+class EvaluatedSplit(NamedTuple):
+    """The detections on each image of a split, and their metrics."""
 
-    found: list[Detections]
-    scores: Scores
+    detections: list[Detections]
+    metrics: CocoMetrics
 
 
-def score(pictures: Sequence[Picture], found: Sequence[Detections], classes: Sequence[str]) -> Scores:
-    """COCO's figures of the detections `found` on each of `pictures`.
+def evaluate_split(predictor: ObjectDetector, samples: Sequence[Sample]) -> EvaluatedSplit:
+    """Detect the objects on all samples and compute the metrics."""
+    detections: list[Detections] = []
+    for start in range(0, len(samples), EVAL_CHUNK):
+        chunk = samples[start : start + EVAL_CHUNK]
+        detections += predictor.predict([sample.read(predictor.preprocess.channels) for sample in chunk])
+    return EvaluatedSplit(detections, coco_metrics(samples, detections, predictor.classes))
 
-    Of a picture the 100 best detections of each class count. FailedError where faster-coco-eval is missing.
-    """
-    if len(pictures) != len(found):
-        raise ValueError(f"{len(pictures)} pictures and the detections of {len(found)}")
-    evaluated = _evaluate(pictures, found, classes)
-    precision, recall = evaluated["precision"], evaluated["recall"]
-    figures = {}
-    for name, precise, overlap, size, most in SUMMARY:
-        a, m = SIZES.index(size), MOST.index(most)
-        overlaps = slice(None) if overlap is None else slice(OVERLAPS.index(overlap), OVERLAPS.index(overlap) + 1)
-        value = _mean(precision[overlaps, :, :, a, m] if precise else recall[overlaps, :, a, m])
-        if value is not None:
-            figures[name] = value
-    counts = torch.zeros(len(classes), dtype=torch.int64)
-    for picture in pictures:
-        counts += torch.bincount(picture.labels[picture.objects], minlength=len(classes))
+
+def coco_metrics(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> CocoMetrics:
+    """Compute the metrics of the detections on each sample; FailedError if faster-coco-eval is not installed."""
+    if len(samples) != len(detections):
+        raise ValueError(f"{len(samples)} images, but detections of {len(detections)}")
+    evaluation = _evaluate(samples, detections, classes)
+    # The arrays end in axes for the object size (0: all) and the number of detections (-1: 100).
+    precision, recall = (np.asarray(evaluation.eval[name])[..., 0, -1] for name in ("precision", "recall"))
+    stats = evaluation.stats[: len(METRICS)].tolist()
+    summary = {name: value for name, value in zip(METRICS, stats, strict=True) if value > -1}
+    counts = Counter(label for sample in samples for label in sample.labels[~sample.crowd].tolist())
     per_class = tuple(
-        ClassFigures(
-            label,
-            int(counts[k]),
-            _mean(precision[:, :, k, 0, -1]),
-            _mean(precision[0, :, k, 0, -1]),
-            _mean(recall[:, k, 0, -1]),
-        )
+        ClassMetrics(label, counts[k], _mean(precision[:, :, k]), _mean(precision[0, :, k]), _mean(recall[:, k]))
         for k, label in enumerate(classes)
     )
-    curves = precision[:, :, :, 0, -1]
-    return Scores(figures, per_class, np.where(curves > -1, curves, np.nan))
+    return CocoMetrics(summary, per_class, np.where(precision > -1, precision, np.nan))
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """COCO's mean: over what is there; None where nothing is."""
-    there = values[values > -1]
-    return float(there.mean()) if there.size else None
+    """Return the mean without COCO's placeholder -1; None if nothing remains."""
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else None
 
 
-def _evaluate(
-    pictures: Sequence[Picture], found: Sequence[Detections], classes: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
-    """The arrays of COCO's evaluation: precision (overlap, recall, class, size, most), recall (without the
-    recalls)."""
+def _evaluate(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> Any:
+    """Return `stats`, and `eval` with arrays precision (IoU, recall, class, ...) and recall (IoU, class, ...)."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
-        raise FailedError("the figures of detection need faster-coco-eval: pip install 'googlenet[detect]'") from None
+        raise FailedError("COCO metrics need faster-coco-eval: pip install 'googlenet[detect]'") from None
 
-    # Their numbers may repeat where pictures come from several files.
-    numbered = [picture._replace(number=number) for number, picture in enumerate(pictures, start=1)]
-    truth = COCO(truth_document(numbered, classes, [""] * len(numbered)))
-    answers: list[dict[str, Any]] = results(numbered, found)
-    evaluation = COCOeval_faster(truth, truth.loadRes(answers), iouType="bbox", print_function=lambda *_: None)
+    # The ids of images from several annotation files may collide.
+    samples = [sample._replace(image_id=image_id) for image_id, sample in enumerate(samples, start=1)]
+    ground_truth = COCO(coco_annotations(samples, classes, [""] * len(samples)))
+    results = [row for image_id, result in enumerate(detections, start=1) for row in coco_results(image_id, result)]
+    predicted = ground_truth.loadRes(results)
+    evaluation = COCOeval_faster(ground_truth, predicted, iouType="bbox", print_function=lambda *_: None)
     evaluation.evaluate()
     evaluation.accumulate()
-    return {name: np.asarray(evaluation.eval[name]) for name in ("precision", "recall")}
+    evaluation.summarize()
+    return evaluation

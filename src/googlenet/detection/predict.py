@@ -1,109 +1,135 @@
-"""Pictures -> detections, at one size or several whose boxes are merged."""
+"""Detect objects on images of any size, at one image size or merged from several."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
-from ..data.pictures import PictureError, read_picture, to_tensor
+from ..data.decode import ImageError, decode_image, to_tensor
 from ..data.preprocess import Preprocess
 from ..errors import NonFiniteLossError
-from .batch import DetectionBatch
-from .boxes import batched_nms, clip, rescale
-from .dataset import Detections
+from .boxes import batched_nms, rescale
+from .data.dataset import DetectionBatch, Detections
 from .detector import Detector
-from .placing import canvas_side, on_canvas
-from .rcnn import RegionDetector, RegionNetwork
+from .letterbox import letterbox_image, padded_side
+from .rcnn.network import RCNN, RCNNDetector
 
-# Of a batch: enough to keep a processor busy.
-PIXELS_AT_ONCE = 1_000_000
-# Pictures whose files are read before the first of them is answered.
-GROUP = 64
+# Pixels of a batch, enough to use all cores, and image files that are decoded ahead of detection.
+MAX_BATCH_PIXELS, READ_AHEAD = 1_000_000, 64
+
+
+class ObjectDetector(Protocol):
+    """Anything that detects objects: `DetectorPredictor`, or an exported detector."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the order of the labels."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes the input."""
+
+    def predict(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect the objects on images uint8 (channels, h, w) of any sizes; boxes are in each image's pixels."""
+
+
+@dataclass(frozen=True)
+class DetectorPredictor:
+    """A detector in PyTorch, on the device of its parameters; `sizes` default to that of `preprocess`."""
+
+    model: Detector | RCNN | RCNNDetector
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    name: ClassVar[str] = "torch"
+    min_size: ClassVar[int] = 1  # images are padded to what the backbone needs
+
+    def predict(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect the objects on images; see `detect`."""
+        return detect(self.model, self.preprocess, images, self.sizes)
+
+
+def with_sizes(detector: ObjectDetector, sizes: Sequence[int]) -> DetectorPredictor:
+    """Return the detector with other test sizes; ValueError for an exported one, whose sizes are fixed."""
+    if not isinstance(detector, DetectorPredictor):
+        raise ValueError("the sizes of an exported detector are fixed: set them with googlenet export --sizes")
+    return replace(detector, sizes=tuple(sizes))
 
 
 def detect(
-    model: Detector | RegionNetwork | RegionDetector,
-    preprocess: Preprocess,
-    pictures: Sequence[Tensor],
-    sizes: Sequence[int] = (),
+    model: Detector | RCNN | RCNNDetector, preprocess: Preprocess, images: Sequence[Tensor], sizes: Sequence[int] = ()
 ) -> list[Detections]:
-    """The objects on each picture uint8 (channels, h, w), in its own pixels, best first.
+    """Detect the objects on images uint8 (channels, h, w), in each image's own pixels, best first.
 
-    The longer side is made each of `sizes` (the one of `preprocess` where none is given), and the boxes that were
-    found are merged: of two of a class that overlap the better remains. NonFiniteLossError for weights that answer
-    with no number. R-CNN looks at pictures as they are: ValueError for other `sizes` than that of its regions.
+    The longer side is resized to each of `sizes` (default: that of `preprocess`), and the detections are merged.
+    Raises NonFiniteLossError for non-finite boxes and ValueError for `sizes` with R-CNN, whose regions have one size.
     """
-    if isinstance(model, RegionNetwork):
-        model = RegionDetector.of([model], preprocess)
-    if isinstance(model, RegionDetector):
+    if isinstance(model, RCNN):
+        model = RCNNDetector.from_networks([model], preprocess)
+    if isinstance(model, RCNNDetector):
         if set(sizes) - {preprocess.size}:
-            raise ValueError(f"R-CNN looks at pictures as they are, at regions of {preprocess.size} px: ask no sizes")
-        return model(pictures)
-    sizes = sizes or (preprocess.size,)
-    found: list[list[Detections]] = [[] for _ in pictures]
-    was_training = model.training
+            raise ValueError(f"R-CNN has no test sizes: its regions are {preprocess.size} px; leave the sizes out")
+        return model.predict(images)
+    config, was_training = model.config, model.training
     model.eval()
     with torch.inference_mode():
-        for size in sizes:
-            for row, detections in enumerate(_at(model, preprocess, pictures, size)):
-                found[row].append(detections)
+        by_size = [list(_detect_at_size(model, preprocess, images, size)) for size in sizes or (preprocess.size,)]
     model.train(was_training)
-    return [merged(many, model.options.overlap, model.options.most) for many in found]
+    return [merge_detections(r, config.nms_iou, config.max_detections) for r in zip(*by_size, strict=True)]
 
 
-def _at(model: Detector, preprocess: Preprocess, pictures: Sequence[Tensor], size: int) -> Iterator[Detections]:
-    """The detections on each picture at one size, in its own pixels."""
-    at_once = max(1, PIXELS_AT_ONCE // canvas_side(size, model.min_size) ** 2)
-    for start in range(0, len(pictures), at_once):
-        group = pictures[start : start + at_once]
-        canvases = [on_canvas(picture, preprocess, size, model.min_size) for picture in group]
-        sizes = tuple(placed for _, placed in canvases)
-        batch = DetectionBatch(torch.stack([canvas for canvas, _ in canvases]), sizes, ())
-        for picture, placed, detections in zip(group, sizes, model.detect(batch), strict=True):
+def _detect_at_size(
+    model: Detector, preprocess: Preprocess, images: Sequence[Tensor], size: int
+) -> Iterator[Detections]:
+    """Yield the detections on each image at one size, in the image's own pixels."""
+    batch_size = max(1, MAX_BATCH_PIXELS // padded_side(size, model.min_size) ** 2)
+    for start in range(0, len(images), batch_size):
+        chunk = images[start : start + batch_size]
+        letterboxed = [letterbox_image(image, preprocess, size, model.min_size) for image in chunk]
+        sizes = tuple(scaled for _, scaled in letterboxed)
+        batch = DetectionBatch(torch.stack([pixels for pixels, _ in letterboxed]), sizes, ())
+        for image, scaled, detections in zip(chunk, sizes, model.detect(batch), strict=True):
             if not detections.boxes.isfinite().all() or not detections.scores.isfinite().all():
-                raise NonFiniteLossError("the network answers with boxes that are no numbers: its weights are broken")
-            own = (picture.shape[1], picture.shape[2])
-            yield detections._replace(boxes=clip(rescale(detections.boxes, placed, own), *own)).cpu()
+                raise NonFiniteLossError("non-finite boxes: the weights are corrupt or training diverged")
+            original = (image.shape[1], image.shape[2])
+            boxes = clip_boxes_to_image(rescale(detections.boxes, scaled, original), original)
+            yield Detections(boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
 
 
-def merged(many: Sequence[Detections], overlap: float, most: int) -> Detections:
-    """One list of what was found at several sizes: of two of a class that overlap by over `overlap`, the better."""
-    if len(many) == 1:
-        return many[0]
-    boxes, scores, labels = (torch.cat(values) for values in zip(*many, strict=True))
-    kept = batched_nms(boxes, scores, labels, overlap)[:most]
-    return Detections(boxes[kept], scores[kept], labels[kept])
+def merge_detections(results: Sequence[Detections], nms_iou: float, max_detections: int) -> Detections:
+    """Merge the detections at several sizes by non-maximum suppression."""
+    if len(results) == 1:
+        return results[0]
+    merged = Detections(*map(torch.cat, zip(*results, strict=True)))
+    return merged.select(batched_nms(*merged, nms_iou)[:max_detections])
 
 
-class Found(NamedTuple):
-    """What was found on the picture of a file; or the `problem`. `pixels` are the picture's."""
+class ImageDetections(NamedTuple):
+    """The detections on the image of a file and its pixels; or the `error` if it cannot be read."""
 
     path: str
     detections: Detections
     pixels: Tensor | None
-    problem: str | None = None
+    error: str | None = None
 
 
-def detect_files(
-    model: Detector | RegionNetwork, preprocess: Preprocess, paths: Sequence[str], sizes: Sequence[int] = ()
-) -> Iterator[Found]:
-    """The objects on the picture of each file in turn. One that cannot be used is answered with its problem."""
-    for start in range(0, len(paths), GROUP):
-        read = [_read(path, preprocess.channels) for path in paths[start : start + GROUP]]
-        usable = [picture for picture in read if isinstance(picture, Tensor)]
-        answers = iter(detect(model, preprocess, usable, sizes))
-        for path, picture in zip(paths[start : start + GROUP], read, strict=True):
-            if isinstance(picture, Tensor):
-                yield Found(path, next(answers), picture)
+def detect_files(predictor: ObjectDetector, paths: Sequence[str]) -> Iterator[ImageDetections]:
+    """Yield the detections on each image file, in order."""
+    for start in range(0, len(paths), READ_AHEAD):
+        chunk = paths[start : start + READ_AHEAD]
+        images: list[Tensor | ImageError] = []
+        for path in chunk:
+            try:
+                images.append(to_tensor(decode_image(Path(path)), predictor.preprocess.channels))
+            except ImageError as error:
+                images.append(error)
+        detections = iter(predictor.predict([image for image in images if isinstance(image, Tensor)]))
+        for path, image in zip(chunk, images, strict=True):
+            if isinstance(image, Tensor):
+                yield ImageDetections(path, next(detections), image)
             else:
-                yield Found(path, Detections.none(), None, picture)
-
-
-def _read(path: str, channels: int) -> Tensor | str:
-    """The picture, or why it cannot be used."""
-    try:
-        return to_tensor(read_picture(Path(path)), channels)
-    except PictureError as error:
-        return str(error)
+                yield ImageDetections(path, Detections.empty(), None, str(image))

@@ -1,1 +1,1 @@
-"""Weights to figures. Knows models and data."""
+"""Predictions and their evaluation: metrics, confidence intervals, calibration, reports."""

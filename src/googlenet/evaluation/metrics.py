@@ -1,68 +1,81 @@
-"""Logits and labels -> figures. Rates are fractions in 0..1."""
+"""Classification metrics of logits and labels. Rates are fractions in 0..1."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.ensemble import average_logits
 
-class Outputs(NamedTuple):
-    """What a network answered: `logits` float (n, classes) and the true `labels` int64 (n,), on the CPU."""
+
+class Predictions(NamedTuple):
+    """The predicted `logits`, float (n, classes), and the true `labels`, int64 (n,), on the CPU."""
 
     logits: Tensor
     labels: Tensor
 
 
-def collect(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Outputs:
-    """Run `model` in evaluation mode over batches of (pixels, labels), and put it back as it was."""
+def run_inference(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Predictions:
+    """Run `model` in evaluation mode on batches of (images, labels), and restore its mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     logits, labels = [], []
     with torch.inference_mode():
-        for images, truth in batches:
+        for images, targets in batches:
             logits.append(model(images.to(device)).float().cpu())
-            labels.append(truth.cpu())
+            labels.append(targets.cpu())
     for module, mode in modes.items():
         module.training = mode
-    return Outputs(torch.cat(logits), torch.cat(labels))
+    return Predictions(torch.cat(logits), torch.cat(labels))
 
 
-def top_k_accuracy(outputs: Outputs, k: int) -> float:
-    """The share of pictures whose true class is among the `k` best; of equal ones the first in order is better."""
-    truth = outputs.logits.gather(1, outputs.labels.unsqueeze(1))
-    earlier = torch.arange(outputs.logits.shape[1]) < outputs.labels.unsqueeze(1)
-    better = (outputs.logits > truth) | ((outputs.logits == truth) & earlier)
+def average_predictions(predictions: Sequence[Predictions]) -> Predictions:
+    """Average the probabilities of several predictions for the same images; a single one is returned unchanged."""
+    if len(predictions) == 1:
+        return predictions[0]
+    return Predictions(average_logits([item.logits for item in predictions]), predictions[0].labels)
+
+
+def top_k_accuracy(predictions: Predictions, k: int) -> float:
+    """Return the share of images whose true class is among the `k` largest logits; of ties, the first class wins."""
+    logits, labels = predictions
+    target = logits.gather(1, labels.unsqueeze(1))
+    earlier = torch.arange(logits.shape[1]) < labels.unsqueeze(1)
+    better = (logits > target) | ((logits == target) & earlier)
     return (better.sum(dim=1) < k).double().mean().item()
 
 
-def mean_loss(outputs: Outputs) -> float:
-    """Cross-entropy in nats, averaged over the pictures."""
-    return F.cross_entropy(outputs.logits.double(), outputs.labels).item()
+def is_correct(predictions: Predictions) -> Tensor:
+    """Return whether the class with the largest logit is the true one: bool (n,)."""
+    return predictions.logits.argmax(1) == predictions.labels
 
 
-def confusion_matrix(outputs: Outputs) -> Tensor:
-    """Counts (classes, classes): row the true class, column the predicted one."""
-    classes = outputs.logits.shape[1]
-    pairs = outputs.labels * classes + outputs.logits.argmax(dim=1)
+def mean_loss(predictions: Predictions) -> float:
+    """Return the mean cross-entropy in nats."""
+    return F.cross_entropy(predictions.logits.double(), predictions.labels).item()
+
+
+def confusion_matrix(predictions: Predictions) -> Tensor:
+    """Count images by true class (row) and predicted class (column): int64 (classes, classes)."""
+    classes = predictions.logits.shape[1]
+    pairs = predictions.labels * classes + predictions.logits.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
 
 
-def per_class_accuracy(outputs: Outputs) -> list[float | None]:
-    """The share of each class's pictures that were answered right; None for a class without pictures."""
-    counts = confusion_matrix(outputs)
-    return [
-        right / total if total else None
-        for right, total in zip(counts.diagonal().tolist(), counts.sum(dim=1).tolist(), strict=True)
-    ]
+def per_class_accuracy(predictions: Predictions) -> list[float | None]:
+    """Return the accuracy on the images of each class; None for a class without images."""
+    counts = confusion_matrix(predictions)
+    pairs = zip(counts.diagonal().tolist(), counts.sum(dim=1).tolist(), strict=True)
+    return [correct / total if total else None for correct, total in pairs]
 
 
-def scores(outputs: Outputs) -> dict[str, float]:
-    """The figures that every evaluation reports."""
+def classification_metrics(predictions: Predictions) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy, the loss, and the number of images."""
     return {
-        "top1": top_k_accuracy(outputs, 1),
-        "top5": top_k_accuracy(outputs, 5),
-        "loss": mean_loss(outputs),
-        "images": len(outputs.labels),
+        "top1": top_k_accuracy(predictions, 1),
+        "top5": top_k_accuracy(predictions, 5),
+        "loss": mean_loss(predictions),
+        "images": len(predictions.labels),
     }

@@ -1,79 +1,61 @@
-"""How far a long evaluation is, and how long it takes yet: on standard error."""
+"""Progress of long computations on standard error: a bar on a terminal, otherwise a line from time to time."""
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-# Told of every part of the work that is done, in the unit of the whole.
-Advance = Callable[[float], object]
-
-# Without a terminal, seconds between two lines.
-QUIET_SECONDS = 30.0
-
-T = TypeVar("T", bound=tuple[Any, ...])
+# Called with the amount of work that was completed.
+ProgressCallback = Callable[[float], object]
+# Without a terminal, the seconds between two lines.
+LOG_INTERVAL_S = 30.0
 
 
-def unseen(_: float) -> None:
-    """An `Advance` for a caller who does not ask."""
+def no_progress(_: float) -> None:
+    """Ignore completed work: the `ProgressCallback` of callers without a display."""
 
 
-class Progress:
-    """A bar on a terminal, which goes when the work is done; elsewhere a line every `QUIET_SECONDS`.
+class ProgressDisplay:
+    """Show how much of `total` (in any unit) is completed, and the remaining time; nothing unless `enabled`."""
 
-    `total` is the work to do, in any unit.
-    """
-
-    def __init__(self, total: float):
+    def __init__(self, total: float, completed: float = 0.0, enabled: bool = True):
         console = Console(stderr=True)
-        self._total, self._done = total, 0.0
-        self._what = ""
-        self._shown = console.is_terminal
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self._shown,
-        )
+        self._total, self._completed, self._enabled = total, completed, enabled
+        self._description, self._has_bar = "", console.is_terminal
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=console, transient=True, disable=not (enabled and self._has_bar))
         self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=completed)
+        self._mark()
 
-    def __enter__(self) -> "Progress":
-        self._said, self._done_then = time.monotonic(), 0.0
+    def __enter__(self) -> "ProgressDisplay":
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def at(self, what: str) -> None:
-        """Name the part that is under way."""
-        self._what = what
-        self._bar.update(self._task, description=what)
+    def describe(self, description: str) -> None:
+        """Set the text that is shown with the progress."""
+        self._description = description
+        self._bar.update(self._task, description=description)
 
     def advance(self, work: float) -> None:
-        """Count work that is done."""
-        self._done += work
-        self._bar.update(self._task, completed=self._done)
-        passed = time.monotonic() - self._said
-        if not self._shown and passed > QUIET_SECONDS:
-            # By the speed of late: the parts of a work differ.
-            left = passed * (self._total - self._done) / (self._done - self._done_then)
-            print(f"{self._what}: {self._done / self._total:.0%}, {left:.0f} s left", file=sys.stderr)
-            self._said, self._done_then = time.monotonic(), self._done
+        """Count completed work, and print a line if the last one is `LOG_INTERVAL_S` ago and there is no terminal."""
+        self._completed += work
+        self._bar.update(self._task, completed=self._completed)
+        elapsed = time.monotonic() - self._last_log
+        if self._enabled and not self._has_bar and elapsed > LOG_INTERVAL_S:
+            # The speed since the last line: the parts of the work may differ in cost.
+            remaining = elapsed * (self._total - self._completed) / (self._completed - self._logged)
+            self.log(f"{self._description}: {self._completed / self._total:.0%}, {remaining:.0f} s left")
 
+    def log(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._enabled:
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._mark()
 
-def counted(batches: Iterable[T], advance: Advance, each: float = 1.0) -> Iterator[T]:
-    """The batches, whose last part is (n,) labels; `advance` is told of n times `each` when one was used."""
-    for batch in batches:
-        yield batch
-        advance(len(batch[-1]) * each)
+    def _mark(self) -> None:
+        self._last_log, self._logged = time.monotonic(), self._completed

@@ -1,1 +1,1 @@
-"""Pixels to logits: the papers' networks. Knows nobody else."""
+"""The networks of the family: layers, architectures as tables, initial weights, inference and integration."""

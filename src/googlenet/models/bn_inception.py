@@ -1,18 +1,18 @@
 """BN-Inception: "Batch Normalization: Accelerating Deep Network Training" (Ioffe & Szegedy, 2015), figure 5.
 
-What TF-slim calls inception_v2; the Inception-v2 of a later paper is in `inception_v3`. Figure 5 prints 576 and 1024
-channels for 4c to 4e; the sums of its own columns, and every public port, give 608, 608 and 1056.
+TF-slim calls this network inception_v2; the Inception-v2 of the later paper is in `inception_v3`. Figure 5 prints 576
+and 1024 channels for 4c to 4e; the sums of its own columns, and every public port, give 608, 608 and 1056.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from .layers import StemStride
-from .network import Parts
-from .paths import Block, Conv, Element, Fork, Path, Pool, parts_of
+from .blocks import Block, Branch, Branches, Pool, Table, build_trunk, get_feature_info
+from .layers import Conv, NetworkSpec, StemStride
 
 
 class Row(NamedTuple):
-    """One line of figure 5, in channels. A block with a stride has no 1x1 path and no projection behind its pool."""
+    """One row of figure 5, in channels. A block with a stride has no 1x1 branch and no projection after its pool."""
 
     conv1x1: int
     reduce3x3: int
@@ -38,42 +38,53 @@ FIGURE_5: dict[str, Row] = {
     "inception_5b": Row(352, 192, 320, 192, 224, "max", 128),
 }
 
-# The deepest layers at each stride.
-ENDS = {"conv1": 2, "conv3": 4, "inception_3b": 8, "inception_4d": 16, "inception_5b": 32}
+# The deepest layer at each stride.
+FEATURE_LAYERS = {"conv1": 2, "conv3": 4, "inception_3b": 8, "inception_4d": 16, "inception_5b": 32}
 
-# The least height and width that leaves a pixel for the second pool.
-MINIMUM_SIZE: dict[StemStride, int] = {4: 7, 2: 4, 1: 2}
+# The smallest height and width for which the second pool has an output pixel.
+MIN_SIZE: dict[StemStride, int] = {4: 7, 2: 4, 1: 2}
 
-# That of the public weights.
+# The epsilon of batch normalization in the public weights.
 EPS = 1e-5
 
 
 def block(row: Row) -> Block:
-    """The paths of one line: 1x1; 3x3; two 3x3 in place of GoogLeNet's 5x5; pool and projection."""
-    pool: Path = (Pool(row.pool, row.stride, edge="half"),)
-    paths: dict[str, Path] = {
+    """Return the branches of one row: 1x1; 3x3; two 3x3 instead of GoogLeNet's 5x5; pool and projection."""
+    pool: Branch = (Pool(row.pool, row.stride, edge="half"),)
+    branches: dict[str, Branch] = {
         "conv1x1": (Conv(row.conv1x1),),
         "conv3x3": (Conv(row.reduce3x3), Conv(row.conv3x3, 3, row.stride)),
         "double3x3": (Conv(row.reduce_double3x3), Conv(row.double3x3, 3), Conv(row.double3x3, 3, row.stride)),
         "pool": (*pool, Conv(row.pool_proj)) if row.pool_proj else pool,
     }
-    return {name: path for name, path in paths.items() if name != "conv1x1" or row.conv1x1}
+    return {name: branch for name, branch in branches.items() if name != "conv1x1" or row.conv1x1}
 
 
-def table(stem_stride: StemStride = 4) -> dict[str, Element]:
-    """The trunk, layer by layer."""
-    layers: dict[str, Element] = {"conv1": Conv(64, 7, stride=2 if stem_stride == 4 else 1)}
-    if stem_stride > 1:
-        layers["pool1"] = Pool("max", 2, edge="ceil")
-    layers |= {"conv2": Conv(64), "conv3": Conv(192, 3), "pool2": Pool("max", 2, edge="ceil")}
-    return layers | {name: Fork(block(row)) for name, row in FIGURE_5.items()}
+def trunk_table(stem_stride: StemStride) -> Table:
+    """Return the layers of the trunk."""
+    pool = Pool("max", 2, edge="ceil")
+    return {
+        "conv1": Conv(64, 7, stride=2 if stem_stride == 4 else 1),
+        **({"pool1": pool} if stem_stride > 1 else {}),
+        "conv2": Conv(64),
+        "conv3": Conv(192, 3),
+        "pool2": pool,
+        **{name: Branches(block(row)) for name, row in FIGURE_5.items()},
+    }
 
 
-def defaults(name: str) -> dict[str, Any]:
-    """The member's own choices. The paper removed dropout."""
+def default_config(name: str) -> dict[str, Any]:
+    """Return the model's own options with their default values. The paper removed dropout."""
     return {"init": "kaiming", "dropout": 0.0}
 
 
-def parts(name: str, num_classes: int, in_channels: int, aux: bool, *, stem_stride: StemStride) -> Parts:
-    """The network but for its head; the paper has no auxiliary ones."""
-    return parts_of(table(stem_stride), ENDS, in_channels, stem_stride, MINIMUM_SIZE, {}, EPS)
+def build_spec(config: Mapping[str, Any]) -> NetworkSpec:
+    """Build the layers of a resolved configuration. The paper defines no auxiliary heads."""
+    stem_stride = config["stem_stride"]
+    table = trunk_table(stem_stride)
+    return NetworkSpec(
+        trunk=build_trunk(table, config["in_channels"], EPS),
+        feature_info=get_feature_info(table, FEATURE_LAYERS, stem_stride),
+        aux_heads={},
+        min_size=MIN_SIZE[stem_stride],
+    )

@@ -1,4 +1,4 @@
-"""Several networks that answer as one: the mean of their probabilities, as in "Going Deeper", section 7."""
+"""Ensembles: the mean of the probabilities of several networks ("Going Deeper with Convolutions", section 7)."""
 
 import math
 from collections.abc import Sequence
@@ -10,37 +10,38 @@ from .network import Network
 
 
 def average_logits(views: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> Tensor:
-    """Logits (n, classes) of several answers to the same pictures -> logarithms of their mean probabilities.
+    """Return the logarithms of the mean probabilities of several outputs for the same images.
 
-    Computed in `dtype`. They can stand wherever logits do: softmax gives the averaged probabilities back.
+    Each output is logits (n, classes); the result, computed in `dtype`, is one too: its softmax is the mean
+    probability.
     """
-    logs = torch.stack([view.to(dtype).log_softmax(dim=1) for view in views])
-    return logs.logsumexp(dim=0) - math.log(len(views))
+    log_probabilities = torch.stack([view.to(dtype).log_softmax(dim=1) for view in views])
+    return log_probabilities.logsumexp(dim=0) - math.log(len(views))
 
 
 class Ensemble(nn.Module):
-    """Networks for the same pixels and classes, as one module.
+    """Networks with the same input channels and classes, as one module.
 
-    `networks` are the members in order, `min_size` is the least input height and width that all of them take, in
-    pixels. ValueError for none, and for members whose channels or classes differ.
+    `networks` are the members in order. `min_size` is the smallest input height and width in pixels that all of them
+    accept. Raises ValueError for an empty sequence, and if channels or classes differ.
     """
 
     def __init__(self, networks: Sequence[Network]):
         super().__init__()
-        ends = {(network.in_channels, network.num_classes) for network in networks}
-        if len(ends) != 1:
-            raise ValueError("an ensemble needs networks of the same channels and classes, one at least")
+        shapes = {(network.in_channels, network.num_classes) for network in networks}
+        if len(shapes) != 1:
+            raise ValueError("an ensemble needs at least one network, all with the same channels and classes")
         self.networks = nn.ModuleList(networks)
-        ((self.in_channels, self.num_classes),) = ends
+        ((self.in_channels, self.num_classes),) = shapes
         self.min_size = max(network.min_size for network in networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pixels (batch, in_channels, h, w) -> logarithms of the mean probabilities (batch, num_classes)."""
+        """Return the logarithms of the mean probabilities (batch, num_classes) of pixels (batch, channels, h, w)."""
         return average_logits([network(x) for network in self.networks], torch.float32)
 
 
-def networks_of(model: Network | Ensemble) -> list[Network]:
-    """The members of an ensemble; a single network alone."""
+def get_networks(model: Network | Ensemble) -> list[Network]:
+    """Return the members of an ensemble, or a single network as a list."""
     if isinstance(model, Ensemble):
         return [network for network in model.networks if isinstance(network, Network)]
     return [model]

@@ -1,203 +1,175 @@
-"""The network that every member of the family is: trunk, taps, pooling, classifier; and its doors.
-
-A generation's file gives the `Parts`; nothing here knows a paper's table.
-"""
+"""The network class of all models of the family: feature layers, auxiliary heads, pooling, classifier."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
-from .hub import HubModel
-from .layers import Init, Logits, Stage, initialise, pyramid_pool
+from .hub import HubMixin
+from .init import init_weights
+from .layers import GoogLeNetOutputs, spatial_pyramid_pool
+from .registry import build_spec
 
 
-class Parts(NamedTuple):
-    """What a paper says of a network: all but its head.
+class Network(nn.Module, HubMixin):
+    """A network of the family; build it with `googlenet.create`.
 
-    `trunk` is everything between the pixels and pooling, layer by layer; `features` names the deepest layer at each
-    stride, the last of them the trunk's end; `aux_heads` the side classifiers by the layer that they listen to.
+    `config` is the resolved configuration (`registry.resolve_config`); it is empty after `prune_intermediate_layers`.
+    `feature_info` describes the maps that `features` returns. `min_size` is the smallest input height and width in
+    pixels; a smaller input raises ValueError. `spp_levels` are the grids of the pooling before the classifier;
+    without `pooled` the network returns its last feature map.
     """
 
-    trunk: nn.Sequential
-    features: tuple[Stage, ...]
-    aux_heads: Mapping[str, nn.Module]
-    min_size: int
-
-
-class Network(nn.Module, HubModel):
-    """A member of the family.
-
-    Build it with `googlenet.create`, which knows the members by name. `min_size` is the least input height
-    and width in pixels; a smaller input raises ValueError before anything is computed. `pyramid` are the grids of
-    `pyramid_pool` before the classifier. `arguments` are what `create` was called with.
-    """
-
-    def __init__(
-        self,
-        parts: Callable[[], Parts],
-        num_classes: int,
-        in_channels: int,
-        *,
-        init: Init,
-        dropout: float,
-        pyramid: tuple[int, ...],
-        seed: int,
-    ):
+    def __init__(self, model_config: Mapping[str, Any]):
         super().__init__()
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.pyramid = pyramid
-        self.arguments = {}
-        # Built without storage and filled once: twenty times faster than PyTorch's own initialisation first.
+        config = self.config = dict(model_config)
+        self.num_classes: int = config["num_classes"]
+        self.in_channels: int = config["in_channels"]
+        self.spp_levels: tuple[int, ...] = config["spp_levels"]
+        # Built without storage and initialized once: PyTorch's own initialization first would take 20 times as long.
         with torch.device("meta"):
-            made = parts()
-            self.trunk = made.trunk
-            self.num_features = made.features[-1].channels * sum(level * level for level in pyramid)
-            self.dropout = nn.Dropout(dropout)
-            self.classifier: nn.Module = nn.Linear(self.num_features, num_classes)
-            self.aux_heads = nn.ModuleDict(dict(made.aux_heads))
-        self.min_size = made.min_size
-        self.feature_info: Any = made.features
-        self._stages = made.features
-        self._init = init
+            spec = build_spec(config)
+            self.trunk = spec.trunk
+            self.num_features = spec.feature_info[-1].channels * sum(level * level for level in self.spp_levels)
+            self.dropout = nn.Dropout(config["dropout"])
+            self.classifier: nn.Module = nn.Linear(self.num_features, self.num_classes)
+            self.aux_heads = nn.ModuleDict(dict(spec.aux_heads))
+        self.min_size = spec.min_size
+        self.feature_info: Any = spec.feature_info
+        # timm replaces `feature_info` by its own type.
+        self._features = spec.feature_info
+        self._init = config["init"]
         self.pooled = True
-        # Under torch.device("meta") the caller wants shapes, not weights.
+        # Under torch.device("meta") the caller needs shapes, not weights.
         if torch.get_default_device().type != "meta":
             self.to_empty(device="cpu")
-            initialise(self, init, seed)
+            init_weights(self, self._init, config["seed"])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pixels (batch, in_channels, h, w), in training and in evaluation."""
+        """Return the logits (batch, num_classes) of pixels (batch, in_channels, h, w), in training and evaluation."""
         return self.forward_head(self.forward_features(x))
 
-    def forward_aux(self, x: Tensor) -> Logits:
-        """The logits of the classifier and of every auxiliary head, in depth order; see `Logits`."""
-        x, taps = self._walk(x, tuple(self.aux_heads))
-        return Logits(self.forward_head(x), tuple(head(taps[name]) for name, head in self.aux_heads.items()))
+    def forward_aux(self, x: Tensor) -> GoogLeNetOutputs:
+        """Return the logits of the classifier and those of every auxiliary head, in depth order."""
+        x, maps = self._forward_trunk(x, tuple(self.aux_heads))
+        return GoogLeNetOutputs(self.forward_head(x), self._forward_aux_heads(maps))
 
     def features(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """The maps that `feature_info` lists, shallow to deep: name -> (batch, channels, about h / stride, w /
-        stride).
+        """Return the maps in `feature_info`, shallow to deep: name -> (batch, channels, h / stride, w / stride).
 
-        Convolutions and pools without padding take up to the width of their windows off a map's rim.
+        Layers without padding make a map smaller than h / stride by up to 7 pixels.
         """
-        return self._walk(x, self._taps)[1]
+        return self._forward_trunk(x, self._feature_names)[1]
 
     def features_aux(self, x: Tensor) -> tuple[OrderedDict[str, Tensor], tuple[Tensor, ...]]:
-        """`features`, and the logits of every auxiliary head in depth order, in one pass."""
-        kept = self._walk(x, (*self._taps, *self.aux_heads))[1]
-        maps = OrderedDict((name, kept[name]) for name in self._taps)
-        return maps, tuple(head(kept[name]) for name, head in self.aux_heads.items())
+        """Return `features`, and the logits of every auxiliary head in depth order, in one pass."""
+        maps = self._forward_trunk(x, (*self._feature_names, *self.aux_heads))[1]
+        return OrderedDict((name, maps[name]) for name in self._feature_names), self._forward_aux_heads(maps)
 
-    def reset_head(self, num_classes: int, seed: int = 0) -> None:
-        """Replace the classifier, and the last layer of each auxiliary head, by fresh ones for `num_classes`."""
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
-        self.num_classes = num_classes
-        self.arguments = {**self.arguments, "num_classes": num_classes}
-        like = next(self.parameters())
-        owners: list[tuple[nn.Module, str]] = [(self, "classifier")]
-        owners += [(head, str(head.LAST)) for head in self.aux_heads.values()]
-        for owner, name in owners:
-            old = getattr(owner, name)
-            width = old.in_features if isinstance(old, nn.Linear) else self.num_features
-            new = nn.Linear(width, num_classes)
-            initialise(new, self._init, seed)
-            setattr(owner, name, new.to(like).train(self.training))
-
-    @property
-    def _taps(self) -> tuple[str, ...]:
-        """The layers of `feature_info`, whose form timm's programs may have changed."""
-        return tuple(stage.name for stage in self._stages)
-
-    # The names under which timm's programs look for the same things.
+    # The names that timm's training, evaluation and feature extraction expect.
 
     @property
     def in_chans(self) -> int:
-        """`in_channels`."""
+        """Return `in_channels`."""
         return self.in_channels
 
     @property
     def head_hidden_size(self) -> int:
-        """The number of features before the classifier."""
-        return self.num_features
+        """Return the number of features before the classifier."""
+        return int(self.num_features)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, (batch, channels, h, w)."""
-        return self._walk(x)[0]
+        """Return the last feature map, (batch, channels, h, w)."""
+        return self._forward_trunk(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooling, dropout, and (unless `pre_logits`) the classifier: last map -> (batch, num_classes)."""
+        """Apply pooling, dropout and, unless `pre_logits`, the classifier: last map -> (batch, num_classes)."""
         if self.pooled:
-            x = self.dropout(pyramid_pool(x, self.pyramid))
+            x = self.dropout(spatial_pyramid_pool(x, self.spp_levels))
         return x if pre_logits else self.classifier(x)
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.classifier
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """`reset_head`; 0 classes leave the pooled features (batch, num_features) and no auxiliary heads.
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, seed: int = 0) -> None:
+        """Replace the classifier, and the last layer of each auxiliary head, by new ones for `num_classes`.
 
-        `global_pool` is "avg", or, with 0 classes, "" for the last map itself; ValueError for another.
+        0 classes remove them: the output is then the pooled features (batch, num_features), without auxiliary heads.
+        `global_pool` is "avg" or, with 0 classes, "" for the last feature map. `seed` determines the new weights.
+        Raises ValueError for other values.
         """
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more, not {num_classes}")
         if global_pool not in (None, "avg") and (global_pool != "" or num_classes):
-            raise ValueError(f"global_pool is avg in this family, not {global_pool!r}")
-        self.pooled = self.pooled if global_pool is None else global_pool == "avg"
-        if num_classes:
-            self.pooled = True
-            self.reset_head(num_classes)
-        else:
-            self.num_classes = 0
+            raise ValueError(f"global_pool must be avg, or empty with 0 classes, not {global_pool!r}")
+        self.pooled = bool(num_classes) or (self.pooled if global_pool is None else global_pool == "avg")
+        self.num_classes = num_classes
+        if self.config:
+            self.config = {**self.config, **({"num_classes": num_classes} if num_classes else {"aux": False})}
+        if not num_classes:
             self.classifier = nn.Identity()
             self.aux_heads = nn.ModuleDict()
-            self.arguments = {**self.arguments, "aux": False}
+            return
+        like = next(self.parameters())
+        modules: list[tuple[nn.Module, str]] = [(self, "classifier")]
+        modules += [(head, str(head.LAST)) for head in self.aux_heads.values()]
+        for module, name in modules:
+            old = getattr(module, name)
+            linear = nn.Linear(old.in_features if isinstance(old, nn.Linear) else self.num_features, num_classes)
+            init_weights(linear, self._init, seed)
+            setattr(module, name, linear.to(like).train(self.training))
 
     def forward_intermediates(
         self,
         x: Tensor,
         indices: int | Sequence[int] | None = None,
         norm: bool = False,
-        stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """timm's way to `features`: (last map, [maps]), or the maps only.
+        """Return (last map, feature maps), or the feature maps alone, as timm's models do.
 
-        `indices` are positions in `feature_info`, or the number of the last ones; all where it is None. `norm` is for
-        networks that end with one. With `stop_early` nothing after the deepest map is computed.
+        Args:
+            x: pixels (batch, in_channels, h, w).
+            indices: positions in `feature_info`, or how many of the last ones; None for all.
+            norm: ignored; it is for models with a final normalization.
+            output_fmt: must be NCHW.
+            intermediates_only: stop after the deepest of `indices`, and return the maps alone.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt is NCHW in this family, not {output_fmt!r}")
-        wanted = [self._taps[i] for i in self._indices(indices)]
-        deepest = max(wanted, key=self._taps.index)
-        x, maps = self._walk(x, tuple(wanted), last=deepest if stop_early else None)
-        found = [maps[name] for name in wanted]
-        return found if intermediates_only else (x, found)
+            raise ValueError(f"output_fmt must be NCHW, not {output_fmt!r}")
+        names = [self._feature_names[i] for i in self._feature_indices(indices)]
+        deepest = max(names, key=self._feature_names.index)
+        x, maps = self._forward_trunk(x, tuple(names), until=deepest if intermediates_only else None)
+        intermediates = [maps[name] for name in names]
+        return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the layers after the deepest of `indices` (see `forward_intermediates`), and the head; the indices."""
-        kept = self._indices(indices)
-        last = self._stages[max(kept)]
+        """Remove the layers after the deepest of `indices` (see `forward_intermediates`), and the classifier.
+
+        Returns the indices as positions in `feature_info`. A pruned network cannot be saved with `save_pretrained`.
+        """
+        kept = self._feature_indices(indices)
+        last = self._features[max(kept)]
         names = [name for name, _ in self.trunk.named_children()]
         self.trunk = self.trunk[: names.index(last.name) + 1]
-        if prune_head or last != self._stages[-1]:
-            self.num_features = last.channels * sum(level * level for level in self.pyramid)
+        if prune_head or last != self._features[-1]:
+            self.num_features = last.channels * sum(level * level for level in self.spp_levels)
             self.reset_classifier(0)
-        self._stages = self._stages[: max(kept) + 1]
+        self._features = self._features[: max(kept) + 1]
         self.feature_info = self.feature_info[: max(kept) + 1]
-        self.arguments = {}  # `create` does not build such a network
+        self.config = {}
         return kept
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """Parameter name -> the position of its layer, for rates that differ by depth."""
-        order = {name: number for number, (name, _) in enumerate(self.trunk.named_children())}
+        """Return a function from parameter name to the position of its layer, for layer-wise learning rates."""
+        order = {name: index for index, (name, _) in enumerate(self.trunk.named_children())}
 
         def position(parameter: str) -> float:
             return order[parameter.split(".")[1]] if parameter.startswith("trunk.") else float("inf")
@@ -205,40 +177,47 @@ class Network(nn.Module, HubModel):
         return position
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Not offered; ValueError when asked for."""
+        """Raise ValueError if `enable`: gradient checkpointing is not supported."""
         if enable:
-            raise ValueError("gradient checkpointing is not offered by this family")
+            raise ValueError("gradient checkpointing is not supported")
 
-    def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Positions in `feature_info`, none negative; ValueError for one outside."""
-        count = len(self._taps)
+    @property
+    def _feature_names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self._features)
+
+    def _feature_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Return non-negative positions in `feature_info`; ValueError if one is out of range."""
+        count = len(self._features)
         if indices is None:
             return list(range(count))
         if isinstance(indices, int):
-            found = list(range(count - indices, count)) if 0 < indices <= count else []
+            result = list(range(count - indices, count)) if 0 < indices <= count else []
         else:
-            found = [i + count if i < 0 else i for i in indices]
-        if not found or min(found) < 0 or max(found) >= count:
-            raise ValueError(f"there are {count} feature maps; {indices} is outside")
-        return found
+            result = [i + count if i < 0 else i for i in indices]
+        if not result or min(result) < 0 or max(result) >= count:
+            raise ValueError(f"the network has {count} feature maps; {indices} is out of range")
+        return result
 
-    def _walk(
-        self, x: Tensor, taps: tuple[str, ...] = (), last: str | None = None
+    def _forward_trunk(
+        self, x: Tensor, names: tuple[str, ...] = (), until: str | None = None
     ) -> tuple[Tensor, OrderedDict[str, Tensor]]:
-        """Run the trunk, up to the layer `last` where one is named; keep the outputs of the layers in `taps`."""
+        """Run the trunk, up to the layer `until`; return its output and those of the layers `names`."""
         check_input(x, self.in_channels, self.min_size)
-        kept: OrderedDict[str, Tensor] = OrderedDict()
+        outputs: OrderedDict[str, Tensor] = OrderedDict()
         for name, layer in self.trunk.named_children():
             x = layer(x)
-            if name in taps:
-                kept[name] = x
-            if name == last:
+            if name in names:
+                outputs[name] = x
+            if name == until:
                 break
-        return x, kept
+        return x, outputs
+
+    def _forward_aux_heads(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(head(maps[name]) for name, head in self.aux_heads.items())
 
 
 def trunk_name(model: nn.Module) -> str:
-    """Where the trunk of `model` is: a network's own, or that of the network that another is built around."""
+    """Return the name of the trunk in `model`: a network, or a detector with a network as its backbone."""
     return "backbone.trunk" if hasattr(model, "backbone") else "trunk"
 
 
@@ -252,4 +231,4 @@ def check_input(x: Tensor, in_channels: int, min_size: int) -> None:
             f"the input is {x.shape[-2]}x{x.shape[-1]} pixels; this network needs at least {min_size}x{min_size}"
         )
     if not x.is_floating_point():
-        raise ValueError(f"expected float pixels, got {x.dtype}: apply Preprocess to the picture first")
+        raise ValueError(f"expected float pixels, got {x.dtype}: apply Preprocess to the image first")

@@ -1,7 +1,6 @@
-"""Count a network: output shapes, parameters, multiply-adds and receptive fields, layer by layer.
+"""Count a network layer by layer: output shapes, parameters, multiply-adds and receptive fields.
 
-Everything is counted by running the network on tensors without storage, so it costs no arithmetic and holds
-for any network, whatever its structure.
+The network runs on tensors without storage: this needs no arithmetic and works for any structure.
 """
 
 import copy
@@ -11,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .layers import ConvUnit
+from .layers import ConvNormAct
 from .network import Network
 
 
-class Row(NamedTuple):
-    """One layer of the table. `receptive_field` is in input pixels, the larger of height and width."""
+class LayerSummary(NamedTuple):
+    """One layer. `receptive_field` is in input pixels, the larger of height and width."""
 
     name: str
     output: tuple[int, ...]
@@ -26,16 +25,21 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A counted network: `rows` by layer, `stages` as the chapter groups them, totals without repetition."""
+    """The layers, the output shapes of the stages as "Dive into Deep Learning" groups them, and totals."""
 
-    rows: list[Row]
+    layers: list[LayerSummary]
     stages: list[tuple[str, tuple[int, ...]]]
     parameters: int
     macs: int
 
+    @property
+    def inference_macs(self) -> int:
+        """Return the multiply-adds without the auxiliary heads, which predictions do not use."""
+        return sum(layer.macs for layer in self.layers if not layer.name.startswith("aux_"))
 
-class _Geometry(TorchFunctionMode):
-    """Follows every call: adds up multiply-adds, and hands (receptive field, jump) from tensor to tensor."""
+
+class _Counter(TorchFunctionMode):
+    """Add up the multiply-adds of every call, and propagate (receptive field, stride in pixels) through tensors."""
 
     def __init__(self) -> None:
         self.macs = 0
@@ -45,8 +49,8 @@ class _Geometry(TorchFunctionMode):
         if not isinstance(out, Tensor):
             return out
         name = getattr(func, "__name__", "")
-        sources = args[0] if args and isinstance(args[0], list | tuple) else args
-        fields = [t.geometry for t in sources if isinstance(t, Tensor) and hasattr(t, "geometry")]
+        inputs = args[0] if args and isinstance(args[0], list | tuple) else args
+        fields = [t.geometry for t in inputs if isinstance(t, Tensor) and hasattr(t, "geometry")]
         if not fields:
             return out
         field, jump = max(fields)
@@ -58,77 +62,77 @@ class _Geometry(TorchFunctionMode):
             kernel, stride = _first(args[1]), _first(args[2] if len(args) > 2 else (kwargs or {})["stride"])
             field, jump = field + (kernel - 1) * jump, jump * stride
         elif name == "adaptive_avg_pool2d":
-            # Each output averages its share of the map: the window grows by the share's width.
-            share = -(-max(args[0].shape[-2:]) // max(out.shape[-2:]))
-            field, jump = field + (share - 1) * jump, jump * share
+            # Each output pixel averages a window of this size, rounded up.
+            window = -(-max(args[0].shape[-2:]) // max(out.shape[-2:]))
+            field, jump = field + (window - 1) * jump, jump * window
         elif name == "linear":
             self.macs += out.numel() * args[0].shape[-1]
         out.geometry = (field, jump)  # type: ignore[attr-defined]
         return out
 
 
-def _first(number: int | tuple[int, ...]) -> int:
-    return number if isinstance(number, int) else number[0]
+def _first(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
 
 
-def summarise(model: Network, size: int) -> Summary:
-    """Count `model` on one picture of `size` x `size` pixels, with its auxiliary heads where it has them.
+def summary(model: Network, size: int) -> Summary:
+    """Count `model` for one image of `size` x `size` pixels, with its auxiliary heads.
 
-    Raises ValueError for a size under the network's minimum.
+    Raises ValueError for a size smaller than the network's minimum.
     """
     network = copy.deepcopy(model).to("meta").eval()
-    geometry = _Geometry()
-    rows: list[Row] = []
+    counter = _Counter()
+    layers: list[LayerSummary] = []
 
-    def count(name: str, module: nn.Module) -> None:
+    def add_hooks(name: str, module: nn.Module) -> None:
         before = 0
 
-        def enter(*_: Any) -> None:
+        def pre_hook(*_: Any) -> None:
             nonlocal before
-            before = geometry.macs
+            before = counter.macs
 
-        def leave(module: nn.Module, _: Any, out: Tensor) -> None:
+        def hook(module: nn.Module, _: Any, out: Tensor) -> None:
             parameters = sum(p.numel() for p in module.parameters())
             field: int = out.geometry[0]  # type: ignore[attr-defined]
-            rows.append(Row(name, tuple(out.shape), parameters, geometry.macs - before, field))
+            layers.append(LayerSummary(name, tuple(out.shape), parameters, counter.macs - before, field))
 
-        module.register_forward_pre_hook(enter)
-        module.register_forward_hook(leave)
+        module.register_forward_pre_hook(pre_hook)
+        module.register_forward_hook(hook)
 
     for name, layer in network.trunk.named_children():
-        count(name, layer)
+        add_hooks(name, layer)
     for name, head in network.aux_heads.items():
-        count(f"aux_{name}", head)
-    count("classifier", network.classifier)
+        add_hooks(f"aux_{name}", head)
+    add_hooks("classifier", network.classifier)
 
-    picture = torch.empty(1, network.in_channels, size, size, device="meta")
-    picture.geometry = (1, 1)  # type: ignore[attr-defined]
-    with torch.no_grad(), geometry:
-        network.forward_aux(picture)
-    return Summary(rows, _stages(rows, network, size), sum(p.numel() for p in network.parameters()), geometry.macs)
+    image = torch.empty(1, network.in_channels, size, size, device="meta")
+    image.geometry = (1, 1)  # type: ignore[attr-defined]
+    with torch.no_grad(), counter:
+        network.forward_aux(image)
+    parameters = sum(p.numel() for p in network.parameters())
+    return Summary(layers, _stages(layers, network, size), parameters, counter.macs)
 
 
-def _stages(rows: list[Row], network: Network, size: int) -> list[tuple[str, tuple[int, ...]]]:
-    """The chapter's grouping: a stage ends with each strided pool, the last with global average pooling.
+def _stages(layers: list[LayerSummary], network: Network, size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the output shapes of the stages: a stage ends with each strided pool, the last with global pooling.
 
-    In the later members some pools stand beside convolutions in a block; a block that halves the map ends a stage
-    too.
+    In the later models a block with a strided pool in one of its branches ends a stage too.
     """
-    outputs = {row.name: row.output for row in rows}
-    ends, side = [], size
+    outputs = {layer.name: layer.output for layer in layers}
+    shapes = []
     for name, layer in network.trunk.named_children():
         output = outputs[name]
-        halves = output[-1] < 0.75 * side and not isinstance(layer, ConvUnit)
-        if name.startswith("pool") or halves:
-            ends.append(output)
-        side = output[-1]
-    ends.append(output[:2])
-    stages = [(f"stage{number}", output) for number, output in enumerate(ends, start=1)]
+        is_reduction = output[-1] < 0.75 * size and not isinstance(layer, ConvNormAct)
+        if name.startswith("pool") or is_reduction:
+            shapes.append(output)
+        size = output[-1]
+    shapes.append(output[:2])
+    stages = [(f"stage{number}", output) for number, output in enumerate(shapes, start=1)]
     return [*stages, ("classifier", outputs["classifier"])]
 
 
 def alexnet_parameters(num_classes: int) -> int:
-    """Counted parameters of AlexNet (torchvision's, the one-column network), for comparison."""
+    """Count the parameters of torchvision's AlexNet, for comparison."""
     from torchvision.models import alexnet
 
     with torch.device("meta"):

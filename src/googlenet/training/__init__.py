@@ -1,1 +1,1 @@
-"""Batches to weights. Knows models, data and evaluation."""
+"""Training: from a recipe to a run folder."""

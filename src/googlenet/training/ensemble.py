@@ -1,200 +1,142 @@
-"""Several networks of one recipe that answer as one, trained as ILSVRC14's seven were.
+"""Train an ensemble as in ILSVRC14: several networks of one recipe whose probabilities are averaged.
 
-"Going Deeper with Convolutions", section 7: the same initial weights and learning rates; the sampling and the order
-of the pictures differ; one network is wider. A folder of them has ``ensemble.json``, ``recipe.yaml`` and
-``member-1``, ``member-2``, ..., each an ordinary run.
+"Going Deeper with Convolutions", section 7: all networks have the same initial weights and learning rates; the order
+and augmentation of the images differ; one network is wider.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..checkpoint.ensemble import ENSEMBLE_FILE, FINISHED_FILE, EnsembleInfo, ensemble_of
+from ..checkpoint.format import RECIPE_FILE, Checkpoint, read_run, read_run_recipe
+from ..config.schema import Recipe
+from ..config.tasks import get_task_module
 from ..data.loader import evaluation_batches
+from ..devices import pick_device
 from ..errors import InterruptedRunError
-from ..evaluation.metrics import collect, scores
+from ..evaluation.metrics import classification_metrics, run_inference
 from ..files import write_atomically
-from ..models.catalogue import defaults
-from ..models.ensemble import Ensemble
-from . import prepare
-from .checkpoint import RECIPE, Checkpoint, load, load_recipe
-from .devices import pick_device
-from .loop import fit
-from .recipe import Recipe
-from .record import read_metrics
+from ..models.registry import default_config
+from .fit import fit
+from .metrics_logger import read_metrics
+from .setup import resolve_recipe
 
-ENSEMBLE = "ensemble.json"
-
-# Written last by `fit`: a run that has it is finished.
-DONE = "report.html"
-
-MEMBERS, WIDER = 7, 1.25
+# The paper's ensemble.
+NUM_MODELS, LAST_WIDTH_MULT = 7, 1.25
 
 
 class Member(NamedTuple):
-    """A trained member: its `run` folder, what it differs in, its final figures by split, its seconds of training."""
+    """A trained member: run folder, seed, width, final metrics by split, seconds of training."""
 
     run: Path
     seed: int
-    width: float | None
+    width_mult: float | None
     metrics: dict[str, dict[str, float]]
     seconds: float
 
 
-class FittedEnsemble(NamedTuple):
-    """A finished ensemble: its folder, the figures of the members' mean by split, and the members."""
+class EnsembleResult(NamedTuple):
+    """A trained ensemble: its folder, the metrics of the averaged prediction by split, and the members."""
 
     folder: Path
     metrics: dict[str, dict[str, float]]
     members: list[Member]
 
 
-def member_recipes(recipe: Recipe, members: int = MEMBERS, wider: float | None = WIDER) -> list[Recipe]:
-    """One recipe per member: initial weights and held-out pictures are those of `recipe`, the other draws its own.
+def member_recipes(
+    recipe: Recipe, num_models: int = NUM_MODELS, last_width_mult: float | None = LAST_WIDTH_MULT
+) -> list[Recipe]:
+    """Return one recipe per member, with the same initial weights and validation split, and seeds that count up.
 
-    The seeds count up from the recipe's. The last network has `wider` times the recipe's channels; None leaves it as
-    the others are. ValueError for fewer than 2 members, and where a wider network cannot be had.
+    The last one has `last_width_mult` times the recipe's channels (None: like the others). Raises ValueError for fewer
+    than 2 members, and if the last network cannot be made wider.
     """
-    if members < 2:
-        raise ValueError(f"an ensemble has 2 members or more, not {members}")
-    initial = recipe.seed if recipe.model.seed is None else recipe.model.seed
-    model = replace(recipe.model, seed=initial)
-    data = replace(recipe.data, seed=recipe.split_seed)
-    found = [replace(recipe, model=model, data=data, seed=recipe.seed + number) for number in range(members)]
-    if wider is None:
-        return found
-    if wider <= 1:
-        raise ValueError(f"a wider network has more than 1 times the channels, not {wider:g}")
-    if model.weights is not None:
-        raise ValueError(
-            "the weights that the recipe starts from fit one width alone: leave it out with --wider none"
-        )
+    if num_models < 2:
+        raise ValueError(f"an ensemble has 2 or more members, not {num_models}")
+    model = replace(recipe.model, seed=recipe.seed if recipe.model.seed is None else recipe.model.seed)
+    data = replace(recipe.data, split_seed=recipe.split_seed)
+    recipes = [replace(recipe, model=model, data=data, seed=recipe.seed + index) for index in range(num_models)]
+    if last_width_mult is None:
+        return recipes
+    if last_width_mult <= 1:
+        raise ValueError(f"the last width factor must be above 1, not {last_width_mult:g}")
+    if model.init_from is not None:
+        raise ValueError("model.init_from: the weights fit one width only; use --last-width-mult none")
     name = model.name or "googlenet"
-    if "width" not in defaults(name):
-        raise ValueError(f"only a GoogLeNet can be made wider, and {name} is none: leave it out with --wider none")
-    return [*found[:-1], replace(found[-1], model=replace(model, width=wider * (model.width or 1.0)))]
+    if "width_mult" not in default_config(name):
+        raise ValueError(f"only GoogLeNets have a width factor, not {name}; use --last-width-mult none")
+    wider = replace(model, width_mult=last_width_mult * (model.width_mult or 1.0))
+    return [*recipes[:-1], replace(recipes[-1], model=wider)]
 
 
-def start_ensemble(recipe: Recipe, out: Path, members: int = MEMBERS, wider: float | None = WIDER) -> None:
-    """Make the folder `out`, from which `train_ensemble` trains; ValueError where it is in use."""
+def create_ensemble(
+    recipe: Recipe, folder: Path, num_models: int = NUM_MODELS, last_width_mult: float | None = LAST_WIDTH_MULT
+) -> None:
+    """Create the folder that `train_ensemble` trains; ValueError if it is in use."""
     if recipe.task != "classification":
-        raise ValueError(f"an ensemble answers as one by its classes; a recipe of {recipe.task} has none to average")
-    recipe = prepare.resolved(recipe, pick_device(recipe.device))
-    member_recipes(recipe, members, wider)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"{out}: exists already; name another folder, or go on with googlenet ensemble train --resume {out}"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / RECIPE, recipe.to_yaml())
-    _write(out, {"members": members, "wider": wider, "metrics": None})
+        raise ValueError(f"ensembles average class probabilities, which task {recipe.task} does not have")
+    recipe = resolve_recipe(recipe)
+    member_recipes(recipe, num_models, last_width_mult)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        advice = f"name another folder, or continue it: googlenet ensemble train --resume {folder}"
+        raise ValueError(f"{folder}: exists already; {advice}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RECIPE_FILE, recipe.to_yaml())
+    EnsembleInfo(num_models, last_width_mult).write(folder)
 
 
-def train_ensemble(out: Path, *, command: str | None = None, progress: bool = True) -> FittedEnsemble:
-    """Train what `start_ensemble` has laid out, one member after the other, and measure their mean.
+def train_ensemble(folder: Path, *, command: str | None = None, progress: bool = True) -> EnsembleResult:
+    """Train the members of a folder made by `create_ensemble` one after another, and measure their average.
 
-    Members that are finished are kept, one that was interrupted goes on to the same weights. Raises what `fit` does.
-    The folder goes again where nothing could be trained.
+    Finished members are kept and an interrupted one resumes. Raises the errors of `fit`; if no member could be started,
+    the folder is removed.
     """
-    about = _read(out)
-    recipes = member_recipes(load_recipe(out), about["members"], about["wider"])
-    runs = _runs(out, about)
-    for number, (run, recipe) in enumerate(zip(runs, recipes, strict=True), start=1):
-        if (run / DONE).exists():
+    info = EnsembleInfo.read(folder)
+    runs = info.runs(folder)
+    recipes = member_recipes(read_run_recipe(folder), info.num_models, info.last_width_mult)
+    for index, (run, recipe) in enumerate(zip(runs, recipes, strict=True), start=1):
+        if (run / FINISHED_FILE).exists():
             continue
         if progress:
-            print(f"member {number} of {len(runs)}", file=sys.stderr)
+            print(f"member {index} of {len(runs)}", file=sys.stderr)
         try:
-            fit(recipe, run, restartable=True, progress=progress, command=command)
+            fit(recipe, run, resume="auto", progress=progress, command=command)
         except InterruptedRunError:
             raise InterruptedRunError(
-                f"stopped in member {number} of {len(runs)}, everything is saved; "
-                f"go on with googlenet ensemble train --resume {out}"
+                f"stopped in member {index} of {len(runs)}, everything is saved; "
+                f"continue with googlenet ensemble train --resume {folder}"
             ) from None
         except BaseException:
-            if not any(other.exists() for other in runs):
-                for name in (ENSEMBLE, RECIPE):
-                    (out / name).unlink()
-                out.rmdir()
+            if not any(path.exists() for path in runs):
+                for name in (ENSEMBLE_FILE, RECIPE_FILE):
+                    (folder / name).unlink()
+                folder.rmdir()
             raise
-    trained = [load(run) for run in runs]
-    if about["metrics"] is None:
-        about["metrics"] = _measure(trained)
-        _write(out, about)
+    checkpoints = [read_run(run) for run in runs]
+    metrics = _measure(checkpoints) if info.metrics is None else info.metrics
+    if info.metrics is None:
+        replace(info, metrics=metrics).write(folder)
     members = [
-        Member(run, one.recipe.seed, one.recipe.model.width, one.metrics, _seconds(run))
-        for run, one in zip(runs, trained, strict=True)
+        Member(run, member.recipe.seed, member.recipe.model.width_mult, member.metrics, _training_seconds(run))
+        for run, member in zip(runs, checkpoints, strict=True)
     ]
-    return FittedEnsemble(out, about["metrics"], members)
-
-
-def is_ensemble(place: Path) -> bool:
-    """Whether `place` is a folder of `start_ensemble`."""
-    return (place / ENSEMBLE).is_file()
-
-
-def load_ensemble(place: Path) -> Checkpoint:
-    """The members as one `Checkpoint`; its recipe is the first member's.
-
-    ValueError, with what to do, for one that is not trained to its end, and for members that do not belong together.
-    """
-    about = _read(place)
-    runs = _runs(place, about)
-    if about["metrics"] is None:
-        done = sum((run / DONE).exists() for run in runs)
-        raise ValueError(
-            f"{place}: {done} of {len(runs)} members are trained; "
-            f"go on with googlenet ensemble train --resume {place}"
-        )
-    members = [load(run) for run in runs]
-    first = members[0]
-    for run, other in zip(runs, members, strict=True):
-        if (other.preprocess, other.classes) != (first.preprocess, first.classes):
-            raise ValueError(
-                f"{run}: takes other pixels or classes than {runs[0].name}; such networks answer together with "
-                f"googlenet evaluate {runs[0]} --with {run}"
-            )
-    return replace(first, model=_together(members), metrics=about["metrics"])
-
-
-def _together(members: list[Checkpoint]) -> Ensemble:
-    model = Ensemble([member.network for member in members])
-    model.eval()
-    return model
+    return EnsembleResult(folder, metrics, members)
 
 
 def _measure(members: list[Checkpoint]) -> dict[str, dict[str, float]]:
-    """The figures of the members' mean on what was held out."""
-    first = members[0]
-    device = pick_device(first.recipe.device)
-    model = _together(members).to(device)
-    data = prepare.load(first.recipe).to(device)
+    """Measure the averaged prediction on the held-out splits."""
+    recipe, preprocess = members[0].recipe, members[0].preprocess
+    device = pick_device(recipe.device)
+    model = ensemble_of(members).to(device)
+    data = get_task_module(recipe).load_data(recipe).to(device)
     return {
-        name: scores(collect(model, evaluation_batches(split, first.preprocess), device))
+        name: classification_metrics(run_inference(model, evaluation_batches(split, preprocess), device))
         for name, split in (("validation", data.validation), ("test", data.test))
         if split
     }
 
 
-def _seconds(run: Path) -> float:
+def _training_seconds(run: Path) -> float:
     return max((entry["seconds"] for entry in read_metrics(run) if entry["split"] == "train"), default=0.0)
-
-
-def _runs(out: Path, about: dict[str, Any]) -> list[Path]:
-    return [out / f"member-{number}" for number in range(1, about["members"] + 1)]
-
-
-def _write(out: Path, about: dict[str, Any]) -> None:
-    write_atomically(out / ENSEMBLE, json.dumps(about, indent=2) + "\n")
-
-
-def _read(out: Path) -> dict[str, Any]:
-    path = out / ENSEMBLE
-    if not path.is_file():
-        raise ValueError(f"{out}: not an ensemble: it has no {ENSEMBLE}")
-    try:
-        about = json.loads(path.read_text())
-        return {"members": int(about["members"]), "wider": about["wider"], "metrics": about["metrics"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged, or not a file of ours ({error})") from None

@@ -1,50 +1,36 @@
-"""On what a run was made: the machine, the versions, the command."""
+"""The environment of a run: machine, package versions, command."""
 
 import datetime
-import json
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..models.native import kernels
+from ..files import package_version
+from ..kernels import load_kernels
 
-ENVIRONMENT = "environment.json"
+ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("googlenet", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
-def describe_environment(command: str | None, processes: int = 1) -> dict[str, Any]:
-    """Plain values, for environment.json and the report."""
+def describe_environment(command: str | None, world_size: int = 1) -> dict[str, Any]:
+    """Return plain values for environment.json and the report."""
     return {
         "command": command,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: package_version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "processes": processes,
+        "processes": world_size,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "native_step": kernels() is not None,
+        "native_kernels": load_kernels() is not None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def read_environment(run: Path) -> dict[str, Any]:
-    """The environment that a run was started in."""
-    found: dict[str, Any] = json.loads((run / ENVIRONMENT).read_text())
-    return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

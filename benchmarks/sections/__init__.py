@@ -1,1 +1,0 @@
-"""The sections of the documentation that hold results, by topic."""

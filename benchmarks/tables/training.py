@@ -1,0 +1,131 @@
+"""Tables of training: speed, accuracy, image sizes, folders."""
+
+from .markdown import Result, plural, table
+
+
+def throughput(result: Result) -> str:
+    """Format images per second by image size."""
+    rows = [
+        [
+            f"{row['size']} px", row["baseline_images_per_second"], row["images_per_second"],
+            f"{row['ratio']} ({row['ratio_range'][0]}-{row['ratio_range'][1]})", f"{row['matmul_utilization']:.0%}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = ["size", "baseline, images/s", "googlenet, images/s", "ratio (range)", "relative to a matrix product"]
+    return (
+        f"{table(header, rows)}\n\n{plural(result['threads'], 'thread')}, torch {result['torch']}, "
+        f"a 4096-cube float32 product at {result['matmul_gflops']} GFLOP/s; medians of {result['rounds']} interleaved "
+        f"rounds of {result['steps_per_round']} steps, each side in its own process."
+    )
+
+
+def time_to_accuracy(result: Result) -> str:
+    """Format every run, the means, the time of the baseline and the ratios."""
+    header = ["seed"]
+    for row in result["rows"]:
+        header += [f"{row['recipe']}, test top-1", "seconds, whole command"]
+    body = [
+        [
+            first["seed"],
+            *(cell for run in (first, *others) for cell in (f"{run['top1']:.4f}", f"{run['seconds']:.1f}")),
+        ]
+        for first, *others in zip(*(row["runs"] for row in result["rows"]), strict=True)
+    ]
+    for name in ("mean", "sd"):
+        line: list[object] = [name]
+        for row in result["rows"]:
+            line += [f"{row[f'top1_{name}']:.4f}", f"{row[f'seconds_{name}']:.1f}"]
+        body.append(line)
+    ratios = ", ".join(f"{row['recipe']} {row['ratio']}" for row in result["rows"])
+    return (
+        f"{table(header, body)}\n\n"
+        f"The baseline's 10 epochs in the same run: {result['baseline_seconds_extrapolated']:,.0f} s, extrapolated "
+        f"from {result['baseline_measured_steps']} measured steps of {result['baseline_step_seconds']} s (median). "
+        f"**Ratio: {ratios}.** {plural(result['threads'], 'thread')}, torch {result['torch']}, "
+        f"{result['cpu_capability']}."
+    )
+
+
+def step_profile(result: Result) -> str:
+    """Format milliseconds by kind of operation for both sides."""
+    sides = ("baseline", "googlenet")
+    header = ["ms per step, batch 128"]
+    for row in result["rows"]:
+        header += [f"{row['size']} px, {side}" for side in sides]
+    kinds = list(result["rows"][0]["googlenet"])
+    body = [[kind, *(row[side][kind] for row in result["rows"] for side in sides)] for kind in kinds]
+    return table(header, body)
+
+
+def decoding(result: Result) -> str:
+    """Format images per second of reading a large folder."""
+    rows: list[list[object]] = [
+        [side, speed, f"{min(result['rounds'][side])}-{max(result['rounds'][side])}"]
+        for side, speed in result["images_per_second"].items()
+    ]
+    return (
+        f"{table(['reader', 'images/s, median', 'rounds'], rows)}\n\n**Ratio: {result['ratio']}.** "
+        f"{result['cores']} cores, torch {result['torch']}; images of {result['bytes_per_image']:,} bytes."
+    )
+
+
+def finetune(result: Result) -> str:
+    """Format every seed, mean and standard deviation."""
+    rows = [
+        [run["seed"], f"{run['validation']:.4f}", f"{run['others']:.4f}", f"{run['seconds']:.0f}"]
+        for run in result["runs"]
+    ]
+    rows.append(["mean (sd)", "", f"{result['mean']:.4f} ({result['sd']:.4f})", ""])
+    header = ["seed", "validation (12 images, for selection)", f"{result['images']} other images", "seconds"]
+    return table(header, rows) + f"\n\n{' and '.join(result['classes'])}; torch {result['torch']}."
+
+
+def multi_scale(result: Result) -> str:
+    """Format accuracy by test size of the multi-scale run and of the run at a fixed size."""
+    runs = result["runs"]
+    header = ["size"] + [f"{name}, top-1" for name in runs] + ["multiply-adds", "images/s"]
+    body: list[list[object]] = []
+    for rows in zip(*(run["rows"] for run in runs.values()), strict=True):
+        first = rows[0]
+        body.append(
+            [f"{first['size']} px", *(f"{row['top1']:.4f}" for row in rows), f"{first['macs']:,}",
+             f"{first['images_per_second']:.0f}"]
+        )  # fmt: skip
+    body.append(["average", *(f"{run['average']['top1']:.4f}" for run in runs.values()), "", ""])
+    return table(header, body)
+
+
+def d2l_recipe(result: Result) -> str:
+    """Format the final accuracy of each run, and the mean training curve."""
+    runs = result["runs"]
+    final: list[list[object]] = [[run["seed"], f"{run['top1']:.4f}"] for run in runs]
+    if len(runs) > 1:
+        final.append(["mean (sd)", f"{result['top1_mean']:.4f} ({result['top1_sd']:.4f})"])
+    epochs: list[list[object]] = []
+    for rows in zip(*(run["epochs"] for run in runs), strict=True):
+        means = (sum(row[key] for row in rows) / len(rows) for key in ("loss", "accuracy"))
+        epochs.append([rows[0]["epoch"], *(f"{mean:.3f}" for mean in means)])
+    seconds = ", ".join(f"{run['seconds']:.0f}" for run in runs)
+    return (
+        f"{table(['seed', 'test top-1 after the last epoch'], final)}\n\n"
+        f"{table(['epoch', 'training loss', 'training accuracy'], epochs)}\n\n"
+        f"Means over {plural(len(runs), 'seed')} and all steps of an epoch. {result['device']}, torch "
+        f"{result['torch']}, float32; {seconds} s of training, {result['parallel']} runs in parallel."
+    )
+
+
+def ablation(result: Result) -> str:
+    """Format one change of the recipe per row, with seconds if the runs were not parallel."""
+    sequential = result["parallel"] == 1
+    rows = [
+        [
+            row["change"], f"`{row['keys']}`" if row["keys"] else "", f"{row['validation_top1_mean']:.4f}",
+            "" if row["validation_top1_sd"] is None else row["validation_top1_sd"], row["n"],
+            *([row["seconds"]] if sequential else []),
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = ["change", "keys", "validation top-1, mean", "sd", "n", *(["seconds, median"] if sequential else [])]
+    tta = ", with horizontal flips" if result["tta_flip"] else ""
+    return f"{table(header, rows)}\n\nSeeds from 0{tta}; {result['device']}, torch {result['torch']}."

@@ -1,0 +1,1 @@
+"""Inference speed of networks in each engine, compared with other implementations."""

@@ -1,0 +1,1 @@
+"""Checkpoints of trained networks, training states, and weights of other libraries."""

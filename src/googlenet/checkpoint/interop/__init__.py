@@ -1,0 +1,1 @@
+"""Convert weights from and to other libraries."""

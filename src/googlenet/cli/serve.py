@@ -1,0 +1,151 @@
+"""``googlenet serve``: serve trained networks over HTTP."""
+
+import argparse
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..serving.config import Limits, ServeConfig
+from .common import add_engine_arguments, make_parser, positive_int
+
+if TYPE_CHECKING:
+    from ..serving.middleware import AdmissionMiddleware
+
+API_KEY_VARIABLE = "GOOGLENET_API_KEY"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run(argv: list[str]) -> None:
+    """Serve until a shutdown signal."""
+    parser = _make_parser()
+    args = parser.parse_args(argv)
+    if not 0 <= args.port < 65_536:
+        parser.error("--port must be 0 to 65535")
+    if args.timeout == 0:
+        parser.error("--timeout must be greater than 0")
+    # The network's threads share the cores with those that decode images and handle connections, so they must not
+    # spin while they wait. OpenMP reads the variable once, when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits) if field.metadata})
+    models, api_key = parse_model_args(parser, args.run), _read_api_key(args.api_key_file)
+    config = ServeConfig(models, args.engine, args.threads, limits, api_key, args.reload_interval)
+    try:
+        from ..serving.server import Server, listen, url_of
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; run: pip install 'googlenet[serve]'") from None
+
+    listener = listen(args.host, args.port)
+    url, names = url_of(listener), list(config.models)
+    if config.api_key is None and args.host not in LOOPBACK:
+        print(f"warning: {args.host} is reachable without an API key; see --api-key-file", file=sys.stderr)
+
+    def on_started() -> None:
+        print(json.dumps({"url": url, "models": names}) if args.json else f"{', '.join(names)} at {url}", flush=True)
+
+    if args.replicas:
+        host, port = listener.getsockname()[:2]
+        listener.close()
+        _serve_with_ray(config, args.replicas, (host, port), on_started)
+    else:
+        Server(build_app(config), on_started).run(sockets=[listener])
+
+
+def build_app(config: ServeConfig) -> "AdmissionMiddleware":
+    """Configure logging and build the application, in this process or in a replica."""
+    from ..serving.app import build_asgi_app
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("googlenet.serve").setLevel(logging.INFO)
+    return build_asgi_app(config)
+
+
+def parse_model_args(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, str]:
+    """Parse ``[NAME=]RUN`` arguments to a dict of names and paths. The default name is that of the folder or file."""
+    models: dict[str, str] = {}
+    for text in arguments:
+        before, equals, after = text.partition("=")
+        has_name = bool(equals) and "/" not in before and not Path(text).exists()
+        path = after if has_name else text
+        name = before if has_name else Path(path).absolute().name.removesuffix(".safetensors")
+        if not name or not path:
+            parser.error(f"{text!r} is not NAME=RUN")
+        if name in models:
+            parser.error(f"duplicate model name {name}; use for example {name}={models[name]} other={path}")
+        models[name] = path
+    return models
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "serve",
+        "Serve networks over HTTP: POST /v1/predict and /v1/explain, the Open Inference Protocol at /v2, a web\n"
+        "interface at /. Ctrl-C or SIGTERM completes the requests in progress, then stops.",
+        "googlenet serve runs/demo small=runs/small --port 8000",
+    )
+    run_help = "a run, exported folder or .safetensors file; the first is the default model"
+    parser.add_argument("run", nargs="+", metavar="[NAME=]RUN", help=run_help)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="0 selects a free port (default: 8000)")
+    add_engine_arguments(parser)
+    for field in fields(Limits):
+        if field.metadata:
+            flag, kind = f"--{field.name.replace('_', '-')}", positive_int if field.type is int else _non_negative
+            help_text = f"{field.metadata['help']} (default: {field.default})"
+            parser.add_argument(flag, type=kind, default=field.default, metavar="N", help=help_text)
+    key_help = f"file with the API key that clients must send (or {API_KEY_VARIABLE})"
+    parser.add_argument("--api-key-file", metavar="FILE", help=key_help)
+    parser.add_argument(
+        "--reload-interval", type=_non_negative, default=1.0, metavar="S",
+        help="seconds between checks for changed models; 0: no checks (default: 1)",
+    )  # fmt: skip
+    replicas_help = "number of replicas under Ray Serve; MIN:MAX scales"
+    parser.add_argument("--replicas", type=_replicas, metavar="N|MIN:MAX", help=replicas_help)
+    return parser
+
+
+def _serve_with_ray(
+    config: ServeConfig, replicas: tuple[int, int], address: tuple[str, int], on_started: Callable[[], None]
+) -> None:
+    from ..distributed.ray_serve import Replicas, build_ray_application, start_ray_serve
+
+    signals = {signal.SIGINT, signal.SIGTERM}
+    bounds = Replicas(*replicas, num_cpus=config.threads or os.cpu_count() or 1)
+    application = build_ray_application(lambda: build_app(config), bounds, config.limits.max_queue)
+    stop = start_ray_serve(application, *address)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    on_started()
+    signal.sigwait(signals)
+    stop()
+
+
+def _read_api_key(path: str | None) -> str | None:
+    if path is None:
+        return os.environ.get(API_KEY_VARIABLE, "").strip() or None
+    key = Path(path).read_text().strip()
+    if not key:
+        raise ValueError(f"{path}: empty; write the API key to this file")
+    return key
+
+
+def _non_negative(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number of 0 or more, not {text!r}")
+
+
+def _replicas(text: str) -> tuple[int, int]:
+    """Parse "2" to (2, 2) and "1:4" to (1, 4)."""
+    low, colon, high = text.partition(":")
+    bounds = (int(low), int(high if colon else low)) if (low + high).isdecimal() and low else (0, 0)
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise argparse.ArgumentTypeError(f"must be a number, or two such as 1:4, not {text!r}")
+    return bounds

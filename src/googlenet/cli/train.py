@@ -1,0 +1,81 @@
+"""``googlenet train``: train a network from a recipe, or resume an interrupted run."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FailedError, InterruptedRunError, NonFiniteLossError
+from .common import make_parser, print_result
+from .recipe_flags import add_recipe_flags, print_recipe_help, read_recipe_argument
+
+if TYPE_CHECKING:
+    from ..training.fit import TrainResult
+    from ..training.setup import Resume
+
+# The metrics that summarize a run, with their display names.
+HEADLINES = {"classification": {"top1": "top-1 accuracy"}, "detection": {"ap": "AP", "ap50": "AP50"}}
+
+
+def run(argv: list[str]) -> None:
+    """Parse the arguments, train, and print the result."""
+    parser = make_parser(
+        "train",
+        "Train a network from a recipe; write weights, metrics and a report into a run folder.",
+        "googlenet train fashion-mnist-fast --epochs 4 --seed 1 --out runs/longer",
+    )
+    add_recipe_flags(parser)
+    parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/RECIPE-TIME)")
+    parser.add_argument(
+        "--resume", metavar="RUN",
+        help="resume an interrupted run; or auto: resume the run in --out if there is one (implied when torchrun "
+        "restarts the processes)",
+    )  # fmt: skip
+    if "-h" in argv or "--help" in argv:
+        print_recipe_help(parser)
+        return
+    args, flags = parser.parse_known_args(argv)
+
+    from ..checkpoint.format import read_run_recipe
+    from ..kernels import keep_freed_memory
+    from ..training import distributed
+    from ..training.fit import fit
+
+    resume_folder = args.resume if args.resume != "auto" else None
+    if resume_folder:
+        if args.recipe or args.out or flags:
+            parser.error("--resume RUN takes no other arguments: the recipe is in the run folder")
+        out, recipe = Path(resume_folder), read_run_recipe(Path(resume_folder))
+    else:
+        recipe = read_recipe_argument(parser, args, flags, argv)
+        out = Path(args.out or f"runs/{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+        if not args.out and (args.resume or distributed.is_distributed_launch()):
+            parser.error("name the run folder with --out: every process and every restart needs the same one")
+    automatic = args.resume == "auto" or distributed.is_restart()
+    resume: Resume = True if resume_folder else ("auto" if automatic else False)
+    keep_freed_memory()
+    try:
+        result = fit(recipe, out, resume=resume, command=shlex.join(["googlenet", "train", *argv]))
+    except (NonFiniteLossError, InterruptedRunError) as error:
+        # All processes stop for the same reason; the main one prints it.
+        raise error if distributed.is_main_process() else FailedError("") from None
+    if not distributed.is_main_process():
+        return
+    print_result(args.json, *_summarize(result, HEADLINES[recipe.task]))
+
+
+def _summarize(result: "TrainResult", headline: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the JSON document and the lines of a finished run."""
+    split = "test" if "test" in result.metrics else "validation"
+    final = result.metrics.get(split)
+    document = {
+        "run": str(result.run), **{key: final.get(key) if final else None for key in headline},
+        "split": split if final else None, "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.images_per_second, 1), "metrics": result.metrics,
+    }  # fmt: skip
+    text = ", ".join(f"{label}: {final[key]:.4f}" for key, label in headline.items() if final and key in final)
+    return document, [
+        f"{split} {text}" if final else "no held-out images: the accuracy was not measured",
+        f"training time: {result.seconds:.0f} s ({result.images_per_second:.0f} images/s)",
+        f"run: {result.run} (open {result.run / 'report.html'})",
+    ]

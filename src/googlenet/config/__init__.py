@@ -1,0 +1,1 @@
+"""Recipes: the options of a training run."""

@@ -1,0 +1,155 @@
+"""Decoding of image files to gray or RGB uint8 pixels, in every format and mode that Pillow reads.
+
+Transparency, palettes, 16-bit values and EXIF orientation are resolved in the same way for training and prediction.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base
+from torch import Tensor
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+MAX_PIXELS = 100_000_000  # larger images are not decoded: a few kilobytes of PNG can decode to gigabytes
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".tga", ".ico",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+))  # fmt: skip
+
+
+class ImageError(ValueError):
+    """An unusable image; the message contains the file and the reason."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image with more pixels than allowed; it was not decoded."""
+
+
+def decode_image(
+    source: Path | bytes,
+    name: str | None = None,
+    min_size: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+) -> Image.Image:
+    """Decode a file, or its bytes, to a Pillow image of mode ``L`` (gray) or ``RGB``.
+
+    The EXIF orientation is applied, transparency is composited over white, 16-bit gray is scaled to 8 bits, and an
+    animation becomes its first frame. `name` is the file's name in error messages. With `min_size`, a JPEG may be
+    decoded, faster, at 1/2, 1/4 or 1/8 of its size if no side becomes smaller than that. `formats` are Pillow's names
+    of the allowed formats; by default all.
+
+    Raises ImageError if the file is missing, damaged or not an image, and ImageTooLargeError, before decoding, if it
+    has more than `max_pixels` pixels.
+    """
+    label = name or (str(source) if isinstance(source, Path) else "the image")
+    with _open(source, label, max_pixels, formats) as image:
+        if min_size is not None:
+            image.draft(None, (min_size, min_size))
+        return _to_gray_or_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int) -> Tensor:
+    """Decode the bytes of a file like `decode_image` with `min_size`, to uint8 (channels, h, w)."""
+    with _open(data, name) as image:
+        full_size = image.size
+        image.draft(None, (min_size, min_size))
+        upright = image.format == "JPEG" and image.size == full_size and image.getexif().get(Base.Orientation, 1) == 1
+        # simplejpeg decodes JPEGs that need no further processing: faster, to the same pixels.
+        if simplejpeg and upright and image.mode == ("L" if channels == 1 else "RGB"):
+            with suppress(ValueError):  # Pillow then reports a clearer error.
+                array = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+                return torch.from_numpy(array).permute(2, 0, 1)
+        return to_tensor(_to_gray_or_rgb(ImageOps.exif_transpose(image)), channels)
+
+
+@contextmanager
+def _open(
+    source: Path | bytes, label: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    """Read an image's header; errors inside the context become ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise ImageTooLargeError(
+                        f"{label}: {width}x{height} pixels are more than the {max_pixels:,} allowed; resize it first"
+                    )
+                yield image
+    except ImageError:
+        raise
+    # For a damaged file, Pillow's decoders raise many types, such as struct.error and SyntaxError.
+    except Exception as error:
+        raise image_error(error, label, max_pixels) from error
+
+
+def image_error(error: Exception, label: str, max_pixels: int = MAX_PIXELS) -> ImageError:
+    """Convert an error of reading or decoding the file `label`."""
+    known = {
+        FileNotFoundError: "no such file",
+        IsADirectoryError: "a folder without images",
+        PermissionError: "permission denied",
+        Image.DecompressionBombError: f"more than {max_pixels:,} pixels; resize it first",
+        UnidentifiedImageError: "not an image in a format that Pillow reads",
+    }
+    kind = ImageTooLargeError if isinstance(error, Image.DecompressionBombError) else ImageError
+    return kind(f"{label}: {known.get(type(error), f'damaged image ({error})')}")
+
+
+def to_tensor(image: Image.Image, channels: int) -> Tensor:
+    """Convert a Pillow image to uint8 (channels, height, width), for 1 (gray) or 3 (RGB) channels."""
+    if channels not in (1, 3):
+        raise ImageError(f"the network takes {channels} channels; an image gives 1 (gray) or 3 (RGB)")
+    array = np.array(image.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous()
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Yield the image files in `folder` and its subfolders by suffix, sorted by path, without hidden ones."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and not path.is_dir():
+            yield path
+
+
+def printable(path: Path | str) -> str:
+    """Return a file name as valid text, with undecodable bytes escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _to_8bit(image)
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.mode != "1" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _to_8bit(image: Image.Image) -> Image.Image:
+    """Scale gray values to 8 bits: 16-bit integers by 1/257, floats in [0, 1] by 255; values up to 255 are kept.
+
+    32-bit integers are interpreted as 16-bit if any is above 255; values above 65,535 become white.
+    """
+    values = np.asarray(image).astype(np.float64)
+    maximum = float(np.nanmax(values, initial=0.0))
+    if image.mode == "F":
+        scale = 255.0 if maximum <= 1.0 else 1.0
+    else:
+        scale = 1.0 / 257.0 if image.mode != "I" or maximum > 255 else 1.0
+    return Image.fromarray(np.clip(np.rint(np.nan_to_num(values) * scale), 0, 255).astype(np.uint8))

@@ -1,0 +1,115 @@
+"""Passes over all images before training: find unusable files, and measure mean and std; results are cached."""
+
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .decode import ImageError, decode_image
+from .disk_cache import cache_path, cache_write, cached_json
+from .lazy import ByteRanges, LazyImages, index_batches
+
+CHUNK = 256  # images that a thread decodes at a time
+LOG_INTERVAL_S = 10.0
+NUM_SAMPLES = 10_000  # images measured on disk: the standard error of the mean is below 1/200 of the pixel range
+BATCH_SIZE = 100
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class ValidationResult(NamedTuple):
+    """Whether each image is `usable` and `gray`, and the `reasons` of the unusable ones, in order."""
+
+    usable: NDArray[np.bool_]
+    gray: NDArray[np.bool_]
+    reasons: list[str]
+
+
+def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str) -> ValidationResult:
+    """Decode every image (JPEGs at 1/8 of their size), and cache which are usable under `cache_key`.
+
+    The next call decodes only images that are new, changed or were unusable. An interrupted call keeps its progress.
+    Slow calls report their progress on standard error.
+    """
+    path = cache_path("checked", cache_key.encode(), ".npz")
+    fingerprints = ranges.fingerprints()
+    usable, gray = _load_cache(path, fingerprints)
+    unknown = np.flatnonzero(~usable).tolist()
+    reasons, num_checked, last_log = [], 0, time.monotonic()
+
+    def check(index: int) -> bool | str:
+        """Return whether the image is gray, or why it is unusable."""
+        try:
+            return decode_image(ranges.read(index), names[index], min_size=1).mode == "L"
+        except ImageError as error:
+            return str(error)
+
+    # Threads are enough, because Pillow decodes without the interpreter's lock.
+    pool = ThreadPool(min(32, (os.cpu_count() or 1) + 4))
+    try:
+        for index, result in zip(unknown, pool.imap(check, unknown, CHUNK), strict=True):
+            if isinstance(result, str):
+                reasons.append(result)
+            else:
+                usable[index], gray[index] = True, result
+            num_checked += 1
+            if time.monotonic() - last_log > LOG_INTERVAL_S:
+                last_log = time.monotonic()
+                print(f"checking images (once): {num_checked:,} of {len(unknown):,}", file=sys.stderr)
+    finally:
+        pool.terminate()
+        if num_checked:
+            content = io.BytesIO()
+            np.savez(content, fingerprints=fingerprints[usable], gray=gray[usable])
+            cache_write(path, content.getvalue())
+    return ValidationResult(usable, gray, reasons)
+
+
+def _load_cache(path: Path, fingerprints: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return whether the cache lists each image as usable, and as gray."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            cached, gray = file["fingerprints"], file["gray"]
+            return np.isin(fingerprints, cached), np.isin(fingerprints, cached[gray])
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        return np.zeros(len(fingerprints), np.bool_), np.zeros(len(fingerprints), np.bool_)
+
+
+def pixel_statistics(images: Tensor | LazyImages) -> Statistics:
+    """Compute mean and standard deviation per channel of uint8 (n, c, h, w), as fractions of the pixel range.
+
+    Of `LazyImages`, `NUM_SAMPLES` evenly spaced images are measured, and the result is cached on disk.
+    """
+    if isinstance(images, Tensor):
+        return mean_std(channel_histogram(images))
+    sample = images.to(torch.device("cpu"))
+    if len(images) > NUM_SAMPLES:
+        sample = sample[torch.arange(NUM_SAMPLES) * len(images) // NUM_SAMPLES]
+    key = sample.ranges.fingerprints().tobytes() + json.dumps(sample.preprocess.to_dict()).encode()
+    batches = sample.batches(index_batches(len(sample), BATCH_SIZE))
+    mean, std = cached_json("statistics", key, lambda: mean_std(sum(map(channel_histogram, batches), torch.tensor(0))))
+    return tuple(mean), tuple(std)
+
+
+def channel_histogram(images: Tensor) -> Tensor:
+    """Count the values of each channel, which needs no float copy of the images: int64 (c, 256)."""
+    return torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
+
+
+def mean_std(histogram: Tensor) -> Statistics:
+    """Return mean and standard deviation per channel, rounded to 4 decimals, from `channel_histogram`."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    density = histogram / histogram.sum(1, dtype=torch.float64, keepdim=True)
+    mean = (density * values).sum(1, keepdim=True)
+    std = (density * (values - mean) ** 2).sum(1).sqrt()
+    return tuple(round(x, 4) for x in mean.flatten().tolist()), tuple(max(round(x, 4), 1e-4) for x in std.tolist())

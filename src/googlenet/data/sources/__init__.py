@@ -1,0 +1,89 @@
+"""The registry of data sources: from a name in a recipe, such as ``folder:PATH``, to a data set.
+
+A new source is a module with ``load(location: str, options: LoadOptions)`` and an entry in `SOURCES`.
+"""
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ..dataset import Dataset, LoadOptions
+
+__all__ = ["SOURCES", "LoadOptions", "Source", "absolute_source", "describe_sources", "load_dataset", "load_source"]
+
+Kind = Literal["classification", "detection"]
+SEPARATOR = "::"  # between several paths or URLs of shards
+
+
+def _absolute_path(location: str, root: str | None) -> str:
+    return str(Path(root or "", Path(location).expanduser()).absolute())
+
+
+def _absolute_shards(location: str, root: str | None) -> str:
+    items = location.split(SEPARATOR)
+    return SEPARATOR.join(item if url_scheme(item) else _absolute_path(item, root) for item in items)
+
+
+def url_scheme(location: str) -> str:
+    """Return the scheme of a URL, such as https, or "pipe" or "file"; "" for a path."""
+    match = re.match(r"\w+(?=://)|(pipe|file)(?=:)", location)
+    return match[0] if match else ""
+
+
+class Source(NamedTuple):
+    """A kind of data source.
+
+    `module`, which is imported on use, loads images for the task `kind`. `usage` are the forms ``NAME`` or
+    ``NAME:LOCATION``. `make_absolute(location, root)` makes the paths in a location absolute, relative to `root`.
+    """
+
+    module: str
+    kind: Kind
+    usage: tuple[str, ...]
+    make_absolute: Callable[[str, str | None], str] = lambda location, _: location
+
+
+SOURCES = {
+    "fashion-mnist": Source("googlenet.data.sources.fashion_mnist", "classification", ("fashion-mnist",)),
+    "folder": Source("googlenet.data.sources.folder", "classification", ("folder:PATH",), _absolute_path),
+    "imagenet": Source("googlenet.data.sources.imagenet", "classification", ("imagenet:PATH",), _absolute_path),
+    "shards": Source(
+        "googlenet.data.sources.webdataset", "classification", ("shards:PATH", "shards:URL"), _absolute_shards
+    ),
+    "scenes": Source("googlenet.detection.data.scenes", "detection", ("scenes", "scenes:train=N,test=N,seed=N")),
+    "coco": Source("googlenet.detection.data.coco", "detection", ("coco:PATH",), _absolute_path),
+    "voc": Source("googlenet.detection.data.voc", "detection", ("voc:PATH",), _absolute_path),
+}
+
+
+def describe_sources(kind: Kind) -> str:
+    """List the forms of the sources of a task, for help and error messages."""
+    *others, last = (form for source in SOURCES.values() if source.kind == kind for form in source.usage)
+    return f"{', '.join(others)} or {last}"
+
+
+def load_dataset(source: str, options: LoadOptions | None = None) -> Dataset:
+    """Load images with labels; raises ValueError for an unknown source or unusable data."""
+    options = options or LoadOptions()
+    data: Dataset = load_source(source, options, "classification")
+    return data if options.max_samples is None else data.subsample(options.max_samples)
+
+
+def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
+    """Load a source of a task with its module's ``load``; raises ValueError for an unknown source."""
+    name, _, location = source.partition(":")
+    entry = SOURCES.get(name)
+    if entry is None or not (source in entry.usage or (location and any(":" in form for form in entry.usage))):
+        raise ValueError(f"unknown data source {source!r}; use {describe_sources(kind)}")
+    if entry.kind != kind:
+        raise ValueError(f"{source}: a data source for task: {entry.kind}; for {kind} use {describe_sources(kind)}")
+    return import_module(entry.module).load(entry.make_absolute(location, options.root), options)
+
+
+def absolute_source(source: str, root: str | None = None) -> str:
+    """Make the paths of a source absolute, so that it does not depend on the current folder; relative to `root`."""
+    name, _, location = source.partition(":")
+    entry = SOURCES.get(name)
+    return f"{name}:{entry.make_absolute(location, root)}" if entry and location else source

@@ -1,0 +1,300 @@
+"""Tar files in WebDataset format, decoded for each batch; and the conversion of class folders to tar files.
+
+Samples are read in place: a step's images depend on its number alone, and interrupted runs resume at the same image.
+"""
+
+import glob
+import json
+import os
+import re
+import sys
+import tarfile
+import tempfile
+import urllib.parse
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, validate_split
+from ..decode import SUFFIXES, ImageError, printable
+from ..disk_cache import cache_path, cached_json, download
+from ..lazy import ByteRanges, LazyImages
+from . import SEPARATOR, url_scheme
+from .folder import SPLIT_NAMES, image_tree
+
+CLASS_FILES = ("classes.json", "classes.txt")
+MAX_PARALLEL_DOWNLOADS = 4
+SPLIT_KEYWORDS = {"val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+
+
+class Sample(NamedTuple):
+    """An image in a tar file: the sample's `key`, its first byte, size in bytes, and label (index or name)."""
+
+    key: str
+    start: int
+    size: int
+    label: int | str
+
+
+class Shard(NamedTuple):
+    """A tar file with its samples in order, and messages about unusable ones."""
+
+    path: Path
+    samples: list[Sample]
+    problems: list[str]
+
+
+def load(location: str, options: LoadOptions) -> Dataset:
+    """Load tar files in WebDataset format.
+
+    `location` is a folder of .tar files, or paths or http(s) URLs with ``{000..099}`` and, for paths, ``*``; several
+    are separated by ``::``. A file with the word val, valid, validation or test in its name belongs to that split,
+    and these files are also found beside ``train`` paths. Shards at URLs are downloaded to the cache. Class names are
+    read from ``classes.json`` or ``classes.txt`` beside the shards; otherwise they are the numeric labels. Raises
+    ValueError if shards or webdataset are missing.
+    """
+    if options.in_memory:
+        raise ValueError("shards are not loaded into memory: leave data.in_memory unset, or use a folder")
+    locations = find_shards(location)
+    if not locations["train"]:
+        raise ValueError(f"{location}: no training shards; their names must not contain val or test")
+    with ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS) as pool:
+        paths = {split: list(pool.map(_local_path, names)) for split, names in locations.items()}
+    class_names = _read_class_names(locations["train"][0])
+    shards = {split: [index_tar(path) for path in files] for split, files in paths.items()}
+    classes = class_names or _numeric_classes(location, shards["train"])
+    if len(classes) < 2:
+        raise ValueError(f"{location}: needs at least two classes; found {len(classes)}")
+    loaded = {split: _load_split(items, classes, options, f"{location}|{split}") for split, items in shards.items()}
+    skipped = [reason for item in loaded.values() for reason in item.skipped]
+    for split, item in loaded.items():
+        if shards[split] and not item.split:
+            raise ValueError(f"{location}: no readable {split} image. {'; '.join(skipped[:3])}".rstrip(". "))
+    data = build_dataset(f"shards:{location}", classes, loaded, skipped, options)
+    if data.validation and not shards["validation"]:
+        held_out, count = len(data.validation.labels), len(loaded["train"].split.labels)
+        message = f"no validation shards; {held_out:,} of the {count:,} training images are held out"
+        print(f"{location}: {message}", file=sys.stderr)
+    return data
+
+
+def find_shards(location: str) -> dict[str, list[str]]:
+    """Find the paths and URLs of each split's shards; ValueError for a missing file or an unsupported URL."""
+    shards = [path for item in location.split(SEPARATOR) for path in _expand(item)]
+    splits = {split: [path for path in shards if _split_of(path) == split] for split in SPLIT_NAMES}
+    for split in ("validation", "test"):
+        splits[split] = splits[split] or _sibling_shards(splits["train"], split)
+    return splits
+
+
+def _expand(item: str) -> list[str]:
+    """List the shards of a folder, a path with ``*`` or ``{000..099}``, or a URL."""
+    expand_urls = import_webdataset().shardlists.expand_urls
+    if url_scheme(item) not in ("", "http", "https"):
+        raise ValueError(f"{item}: shards are read from paths and from http:// or https:// URLs")
+    if Path(item).is_dir():
+        paths = sorted(glob.glob(os.path.join(glob.escape(item), "*.tar")))
+        if not paths:
+            raise ValueError(f"{item}: no .tar file in this folder")
+        return paths
+    try:
+        names = expand_urls(item)
+    except (AssertionError, ValueError):
+        raise ValueError(f"{item}: not a pattern of shards such as train-{{000..099}}.tar") from None
+    paths = [path for name in names for path in (sorted(glob.glob(name)) if "*" in name else [name])]
+    missing = [path for path in paths if not url_scheme(path) and not Path(path).is_file()]
+    if missing or not paths:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ValueError(f"{missing[0] if missing else item}: no such shard{more}")
+    return paths
+
+
+def _split_of(path: str) -> str:
+    words = re.split("[^a-z]+", path.rpartition("/")[2].lower())
+    return next((SPLIT_KEYWORDS[word] for word in words if word in SPLIT_KEYWORDS), "train")
+
+
+def _sibling_shards(train: Sequence[str], split: str) -> list[str]:
+    """Find the shards of another split beside training shards whose names contain train."""
+    prefixes = {path.rpartition("train")[0] for path in train if "train" in Path(path).name and not url_scheme(path)}
+    keywords = [word for word, name in SPLIT_KEYWORDS.items() if name == split]
+    return sorted({
+        path
+        for prefix in prefixes
+        for keyword in keywords
+        for path in glob.glob(f"{glob.escape(prefix)}{keyword}*.tar")
+        if _split_of(path) == split
+    })  # fmt: skip
+
+
+def _cached_download(url: str) -> Path | None:
+    """Return the cached file of `url`, downloaded on the first call; None if the server does not have it."""
+    address, _, query = url.partition("?")
+    base, _, name = address.rpartition("/")
+    path = cache_path("shards", f"{base}|{query}".encode(), "") / name
+    return path if path.exists() or download(url, path) else None
+
+
+def _local_path(shard: str) -> Path:
+    """Return a shard as a file, which is downloaded to the cache if it is at a URL."""
+    path = _cached_download(shard) if url_scheme(shard) else Path(shard)
+    if path is None:
+        raise ValueError(f"{shard}: no such shard on the server")
+    return path
+
+
+def index_tar(path: Path) -> Shard:
+    """Index a tar file in WebDataset format, where the files of a sample share the name before the first dot.
+
+    A sample has an image, and a label in ``cls``, or in ``json`` as ``label`` or ``cls``. The index is cached until
+    the file changes. Raises ValueError if the file is not an uncompressed tar file.
+    """
+    status = path.stat()
+    key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+    samples, problems = cached_json("indices", os.fsencode(key), lambda: _read_index(path))
+    return Shard(path, [Sample(*sample) for sample in samples], problems)
+
+
+def _read_index(path: Path) -> tuple[list[Sample], list[str]]:
+    members: list[tarfile.TarInfo] = []
+    samples, problems = [], []
+
+    def report(error: Exception) -> bool:
+        problems.append(f"{path}: {error.args[0] if error.args else error}")
+        return True
+
+    try:
+        with tarfile.open(path, "r:") as tar:
+            try:
+                for member in tar:
+                    members.append(member)
+            except tarfile.TarError as error:
+                problems.append(f"{path}: damaged after {len(members)} files ({error})")
+            files = [{"fname": file.name, "data": file, "__url__": str(path)} for file in members if file.isreg()]
+            for sample in import_webdataset().tariterators.group_by_keys(files, handler=report):
+                image = next((sample[suffix] for suffix in sample if f".{suffix}" in SUFFIXES), None)
+                try:
+                    if image is None:
+                        raise ValueError("no image in it")
+                    label = _read_label(tar, sample)
+                    samples.append(Sample(sample["__key__"], image.offset_data, image.size, label))
+                except (ValueError, tarfile.TarError) as error:
+                    problems.append(f"{path}/{sample['__key__']}: {error}")
+    except tarfile.TarError:
+        raise ValueError(
+            f"{path}: not a tar file, or a compressed one; decompress it, because shards are read in place"
+        ) from None
+    return samples, problems
+
+
+def _read_label(tar: Any, sample: dict[str, Any]) -> int | str:
+    label: Any = None
+    if "cls" in sample:
+        label = tar.extractfile(sample["cls"]).read().decode(errors="replace").strip()
+    elif "json" in sample:
+        metadata = json.load(tar.extractfile(sample["json"]))
+        if isinstance(metadata, dict):
+            label = next((metadata[key] for key in ("label", "cls") if key in metadata), None)
+    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+        raise ValueError("no label in it: neither cls nor a json with label")
+    return int(label) if isinstance(label, str) and label.isdecimal() else label
+
+
+def _read_class_names(shard: str) -> tuple[str, ...]:
+    """Read the class names beside `shard`; empty if no file lists them."""
+    for name in CLASS_FILES:
+        path = _cached_download(urllib.parse.urljoin(shard, name)) if url_scheme(shard) else Path(shard).parent / name
+        if path is None or not path.is_file():
+            continue
+        try:
+            text = path.read_text()
+            names = json.loads(text) if name.endswith(".json") else text.rstrip().splitlines()
+        except ValueError as error:
+            raise ValueError(f"{path}: cannot be read ({error})") from None
+        if isinstance(names, dict):
+            names = [names.get(str(index)) for index in range(len(names))]
+        items = names if isinstance(names, list) else [None]
+        classes = dict.fromkeys(item.strip() for item in items if isinstance(item, str) and item.strip())
+        if len(classes) < len(items):
+            raise ValueError(f"{path}: must list each class once: a line each, a JSON list, or {{'0': name, ...}}")
+        return tuple(classes)
+    return ()
+
+
+def _numeric_classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
+    labels = {sample.label for shard in shards for sample in shard.samples}
+    if names := sorted(label for label in labels if isinstance(label, str)):
+        raise ValueError(
+            f"{location}: labels are names, such as {names[0]!r}: list all in a classes.txt beside the shards"
+        )
+    return tuple(str(number) for number in range(max((int(label) for label in labels), default=-1) + 1))
+
+
+def _load_split(shards: Sequence[Shard], classes: tuple[str, ...], options: LoadOptions, cache_key: str) -> LoadedSplit:
+    """Return the usable samples of a split."""
+    class_indices = {name: index for index, name in enumerate(classes)} | {n: n for n in range(len(classes))}
+    rows, labels, names, problems = [], [], [], []
+    for file, shard in enumerate(shards):
+        problems += shard.problems
+        for sample in shard.samples:
+            name = f"{printable(shard.path.name)}/{sample.key}"
+            if sample.label in class_indices:
+                rows.append((file, sample.start, sample.size))
+                labels.append(class_indices[sample.label])
+                names.append(name)
+            else:
+                problems.append(f"{name}: no class {sample.label!r} among the {len(classes)}")
+    if problems and options.on_error == "raise":
+        raise ImageError(problems[0])
+    files, starts, sizes = np.array(rows, np.int64).reshape(-1, 3).T
+    paths = np.array([os.fsencode(shard.path) for shard in shards], np.bytes_)
+    ranges = ByteRanges(paths, files.astype(np.int32), starts, sizes)
+    split = Split(LazyImages(ranges, options.storage, options.workers), torch.tensor(labels, dtype=torch.int64), names)
+    result = validate_split(split, options.on_error, cache_key)
+    return result._replace(skipped=[*problems, *result.skipped])
+
+
+def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, seed: int = 0) -> list[Path]:
+    """Pack class folders (see `folder.load`) into tar files for ``shards:OUT``; return their paths.
+
+    Writes ``train-000000.tar``, ... (and ``val-...``, ``test-...`` for these splits) of `per_shard` images each, and
+    ``classes.json``. Files are stored unchanged, in a random order drawn from `seed`, so that a sequential reader of
+    a shard sees all classes. The bytes are reproducible, and `out`, which must not exist, appears when it is complete.
+    """
+    target, tree = Path(out), image_tree(Path(folder))
+    if per_shard < 1:
+        raise ValueError(f"per_shard must be 1 or more, not {per_shard}")
+    if target.exists():
+        raise ValueError(f"{target}: exists already; choose another folder")
+    shard_writer = import_webdataset().ShardWriter
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        partial = Path(scratch, "shards")
+        partial.mkdir()
+        for split, files in tree.files.items():
+            if not files:
+                continue
+            order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
+            # webdataset formats the pattern with %, so a % in the path is escaped.
+            pattern = f"{partial}/{SPLIT_NAMES[split][0]}".replace("%", "%%") + "-%06d.tar"
+            with shard_writer(pattern, per_shard, float("inf"), verbose=0, encoder=False, mtime=0) as writer:
+                for number, index in enumerate(order):
+                    path, label = files[index]
+                    suffix = path.suffix.lower().removeprefix(".")
+                    writer.write({"__key__": f"{number:08d}", suffix: path.read_bytes(), "cls": str(label).encode()})
+        (partial / CLASS_FILES[0]).write_text(json.dumps(tree.classes, indent=2) + "\n")
+        partial.replace(target)
+    return sorted(target.glob("*.tar"))
+
+
+def import_webdataset() -> Any:
+    """Import webdataset; ValueError with the installation command if it is missing."""
+    try:
+        import webdataset
+    except ImportError:
+        raise ValueError("shards require webdataset: pip install 'googlenet[scale]'") from None
+    return webdataset

@@ -1,0 +1,1 @@
+"""Detection data sets: annotation formats, samples and batches."""

@@ -1,0 +1,1 @@
+"""R-CNN with an Inception classifier and MultiBox proposals, as in "Going Deeper with Convolutions", section 8."""

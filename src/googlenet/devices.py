@@ -1,0 +1,41 @@
+"""Select the device and the floating-point precision."""
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device `name`; ``auto`` is CUDA, else MPS, else the CPU. Raises ValueError if it is not available."""
+    exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind in exists if exists[kind]]
+    if name == "auto":
+        return torch.device(available[0])
+    if name.partition(":")[0] not in available:
+        raise ValueError(f"device {name!r} is not available; this machine has {', '.join(available)}")
+    return torch.device(name)
+
+
+def pick_precision(name: Precision, device: torch.device) -> Precision:
+    """Return the precision `name`; ``auto`` is bfloat16 if the device has instructions for it, else float32.
+
+    Raises ValueError for float16 on devices other than CUDA: its small range needs loss scaling, which only CUDA has.
+    """
+    if name == "auto":
+        return "bfloat16" if _has_bfloat16(device) else "float32"
+    if name == "float16" and device.type != "cuda":
+        raise ValueError(f"precision float16 needs a CUDA device, not {device.type}; use bfloat16 or float32")
+    return name
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has instructions for bfloat16 matrix products, rather than an emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # PyTorch has no public function for these; a version without the private ones counts as unsupported.
+        queries = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(query is not None and bool(query()) for query in queries)
+    return False

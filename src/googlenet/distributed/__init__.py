@@ -1,0 +1,1 @@
+"""Batch prediction with Ray Data, and serving with Ray Serve."""

@@ -1,0 +1,1 @@
+"""Export of trained networks to other programs: ONNX, OpenVINO, ncnn and torch.export."""

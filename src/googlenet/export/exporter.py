@@ -1,0 +1,257 @@
+"""Export a checkpoint to a folder that does not need this package: files, manifest, examples, parity report."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.format import Checkpoint
+from ..data.dataset import Split
+from ..detection.predict import DetectorPredictor
+from ..errors import FailedError
+from ..evaluation.metrics import classification_metrics
+from ..evaluation.predictor import Predictor, predict_split
+from ..files import package_version
+from ..models.folding import fold
+from . import detector, parity
+from .backends import BACKENDS, Backend, format_of, formats_with
+from .detector import ExportableDetector
+from .engine import FLOAT32, INT8, open_exported
+from .manifest import MANIFEST_NAME, Manifest, is_exported
+from .quantize import Quantizer, quantizable_layers, quantize, select_calibration_data
+from .spec import ExportSpec
+
+PARITY_NAME = "parity.json"
+EXAMPLES = Path(__file__).with_name("examples")
+
+
+class ExportData(NamedTuple):
+    """Images to compare with PyTorch on (`sample`), to measure accuracy on (`test`) and to calibrate int8 on (`train`).
+
+    `sample` is uint8 (n, channels, h, w), for a detector a list of (channels, h, w); `test_name` the split and source.
+    """
+
+    sample: Tensor | Sequence[Tensor]
+    test: Split | None = None
+    test_name: str = ""
+    train: Split | None = None
+
+
+class QuantizationConfig(NamedTuple):
+    """The top-1 accuracy that int8 files may lose, and the number of training images that ranges are measured on."""
+
+    max_accuracy_drop: float = 0.003
+    calibration_images: int = 300
+
+
+class ExportOptions(NamedTuple):
+    """For classifiers `softmax` (appended) and `int8` (additional files), for detectors `sizes`.
+
+    `threads` None: all cores. `sizes` are longer sides in pixels, default those of the recipe; the boxes are merged.
+    """
+
+    softmax: bool = False
+    int8: QuantizationConfig | None = None
+    threads: int | None = None
+    sizes: Sequence[int] = ()
+
+
+class ExportResult(NamedTuple):
+    """A finished folder, its file names, its manifest and the content of its parity report."""
+
+    folder: Path
+    files: list[str]
+    manifest: Manifest
+    parity: dict[str, Any]
+
+    @property
+    def max_error(self) -> float:
+        """The largest error of all engines."""
+        return max(self.manifest.max_error.values())
+
+    @property
+    def top1(self) -> float | None:
+        """The top-1 accuracy of the float32 files; None if it was not measured."""
+        return self.manifest.accuracy["float32"]["top1"] if self.manifest.accuracy else None
+
+
+def export(
+    checkpoint: Checkpoint, data: ExportData, out: Path, formats: Sequence[str], options: ExportOptions | None = None
+) -> ExportResult:
+    """Export a classifier or a detector to the folder `out`, completely or not at all. An older export is replaced.
+
+    `formats` are names of `BACKENDS`. Raises ValueError if `out` contains other files, or for a missing package or
+    capability; FailedError if outputs differ too much from PyTorch's, a format does not support the network, or an
+    int8 file loses too much accuracy.
+    """
+    options = options or ExportOptions()
+    check_output_dir(out)
+    check_capabilities(checkpoint, formats, options)
+    spec: ExportSpec | ExportableDetector
+    if checkpoint.recipe.task == "detection":
+        spec = detector.exportable_detector(checkpoint, options.sizes)
+    else:
+        network = fold(checkpoint.model, checkpoint.preprocess, merge=False)
+        spec = ExportSpec(network, checkpoint.preprocess.size, options.softmax)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as temporary:
+        work = Path(temporary) / "new"
+        work.mkdir()
+        manifest = _write_files(checkpoint, spec, formats, work)
+        report, max_error = _check_parity(checkpoint, data, manifest, work, options)
+        manifest = replace(manifest, max_error=max_error)
+        if data.test:
+            predictor = open_exported(work, next(iter(manifest.files)), options.threads)
+            print(f"measuring accuracy with {predictor.name}", file=sys.stderr)
+            metrics = classification_metrics(predict_split(predictor, data.test))
+            manifest = replace(manifest, accuracy={"float32": {**metrics, "on": data.test_name}})
+        if options.int8:
+            manifest = _quantize(checkpoint, data, manifest, work, options)
+        manifest.write(work)
+        if out.exists():
+            out.rename(Path(temporary) / "old")
+        work.rename(out)
+    return ExportResult(out, sorted(path.name for path in out.iterdir()), manifest, report)
+
+
+def model_name(checkpoint: Checkpoint) -> str:
+    """Return the name of the checkpoint's network in `models.registry`."""
+    return checkpoint.recipe.model.name or "googlenet"
+
+
+def check_output_dir(out: Path) -> None:
+    """Raise ValueError if `out` contains something else than an export."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: a file; name a folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not is_exported(out):
+        raise ValueError(f"{out}: contains files that are not an export; name another folder with --out")
+
+
+def check_capabilities(checkpoint: Checkpoint, formats: Sequence[str], options: ExportOptions) -> None:
+    """Raise ValueError unless the formats support what is to be exported."""
+    if checkpoint.recipe.task == "detection":
+        if set(formats) - set(formats_with("detection")):
+            raise ValueError(f"detectors are exported with --format {', '.join(formats_with('detection'))}")
+        if options.softmax or options.int8:
+            raise ValueError("--softmax and --int8 are options of classifiers, and this network detects objects")
+    elif options.sizes:
+        raise ValueError("--sizes is an option of detectors; an exported classifier takes images of any size")
+    if options.int8 and not set(formats) & set(formats_with("int8")):
+        raise ValueError(f"--int8 requires --format with one of {', '.join(formats_with('int8'))}")
+
+
+def _write_files(
+    checkpoint: Checkpoint, spec: ExportSpec | ExportableDetector, formats: Sequence[str], work: Path
+) -> Manifest:
+    """Write each format with its example, and the manifest."""
+    files: dict[str, Sequence[str]] = {}
+    for backend in (backend for name, backend in BACKENDS.items() if name in formats):
+        print(f"exporting to {backend.title}", file=sys.stderr)
+        if isinstance(spec, ExportableDetector):
+            files[backend.engine] = backend.module.write_detector(spec, work)
+        else:
+            files[backend.engine] = backend.module.write(spec, work)
+        # The example predict_ENGINE.py or detect_ENGINE.py needs the engine, numpy and Pillow only.
+        kind = "detect" if spec.output == "boxes" else "predict"
+        template = Template((EXAMPLES / f"{kind}.py.template").read_text())
+        example = template.substitute(backend._asdict(), manifest=MANIFEST_NAME, code=backend.module.EXAMPLE)
+        (work / f"{kind}_{backend.engine}.py").write_text(example)
+    packages = sorted({"googlenet", *files} - {"torch"})
+    versions = {name: version for name in packages if (version := package_version(name))}
+    manifest = Manifest(
+        model_name(checkpoint), checkpoint.preprocess, checkpoint.classes, spec.min_size, spec.dynamic_size,
+        spec.output, files, versions={"torch": torch.__version__, **versions},
+    )  # fmt: skip
+    manifest.write(work)
+    return manifest
+
+
+def _check_parity(
+    checkpoint: Checkpoint, data: ExportData, manifest: Manifest, work: Path, options: ExportOptions
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Compare all files with PyTorch and write the report; return it, and the largest error of each engine."""
+    rows = _compare(checkpoint, data, manifest, work, options)
+    for row in rows:
+        if not row.within_bounds:
+            values = ", ".join(f"{key} {value}" for key, value in row._asdict().items() if key != "engine")
+            raise FailedError(
+                f"the file for {row.engine} differs too much from PyTorch ({values}); nothing was written; "
+                f"leave {format_of(row.engine)} out of --format"
+            )
+    precision = "in float32 or, if its rounding exceeds the bound, float64"
+    report = {
+        "compared": manifest.output,
+        "reference": f"the network in PyTorch {torch.__version__}, {precision}",
+        "images": len(data.sample),
+        "bound": detector.MAX_BOX_ERROR if manifest.output == "boxes" else parity.MAX_ERROR,
+        "rows": [row._asdict() for row in rows],
+    }
+    (work / PARITY_NAME).write_text(json.dumps(report, indent=2) + "\n")
+    engines = dict.fromkeys(row.engine for row in rows)
+    return report, {name: max(row.max_error for row in rows if row.engine == name) for name in engines}
+
+
+def _compare(
+    checkpoint: Checkpoint, data: ExportData, manifest: Manifest, work: Path, options: ExportOptions
+) -> Sequence[parity.ParityRow | detector.DetectionParity]:
+    model, preprocess = checkpoint.model, checkpoint.preprocess
+    if manifest.output == "boxes":
+        sizes = tuple(options.sizes or checkpoint.recipe.detection.test_sizes or ())
+        reference = DetectorPredictor(model, preprocess, checkpoint.classes, sizes)
+        engines = [detector.open_exported_detector(work, name, options.threads) for name in manifest.files]
+        return [detector.compare(engine, reference, list(data.sample)) for engine in engines]
+    assert isinstance(data.sample, Tensor)
+    predictors = {name: open_exported(work, name, options.threads) for name in manifest.files}
+    shapes = parity.parity_shapes(preprocess.size, manifest.min_size, manifest.dynamic_size)
+    return parity.compare((model.cpu().float(), preprocess), predictors, data.sample, shapes, options.softmax)
+
+
+def _quantize(
+    checkpoint: Checkpoint, data: ExportData, manifest: Manifest, work: Path, options: ExportOptions
+) -> Manifest:
+    """Write the int8 files; return the manifest with them and their accuracy."""
+    if data.test is None or data.train is None:
+        raise ValueError("int8 needs training images and a test set; name them with --data")
+    config = options.int8
+    assert config
+    calibration = select_calibration_data(data.train, checkpoint.preprocess, config.calibration_images)
+    layers, engines = quantizable_layers(checkpoint.model), dict[str, Any]()
+    for backend in (backend for backend in BACKENDS.values() if backend.int8 and backend.engine in manifest.files):
+        engine = backend.engine
+        print(f"int8 for {engine}", file=sys.stderr)
+        quantizer = _quantizer(backend, manifest, work, calibration.calibration_images, options.threads)
+        result = quantize(quantizer, calibration, layers, config.max_accuracy_drop)
+        metrics = classification_metrics(predict_split(quantizer.open(result.files), data.test))
+        drop = manifest.accuracy["float32"]["top1"] - metrics["top1"]
+        if drop > config.max_accuracy_drop:
+            raise FailedError(
+                f"int8 for {engine} loses {drop:.4f} of top-1 on {data.test_name}, more than --max-accuracy-drop "
+                f"{config.max_accuracy_drop:g}; nothing was written"
+            )
+        drops = {"accuracy_drop": drop, "validation_drop": result.validation_drop}
+        engines[engine] = {"float_layers": result.float_layers, **drops}
+        manifest = replace(
+            manifest,
+            files={**manifest.files, engine + INT8: result.files},
+            accuracy={**manifest.accuracy, engine + INT8: {**metrics, "on": data.test_name}},
+        )
+    num_images, max_drop = len(calibration.calibration_images), config.max_accuracy_drop
+    summary = {"calibration_images": num_images, "max_accuracy_drop": max_drop, "engines": engines}
+    return replace(manifest, int8=summary)
+
+
+def _quantizer(backend: Backend, manifest: Manifest, work: Path, images: Tensor, threads: int | None) -> Quantizer:
+    """Return the quantizer of a backend; it describes the files that it opens in a temporary manifest."""
+
+    def open_files(files: Sequence[str]) -> Predictor:
+        replace(manifest, files={backend.engine: files or manifest.files[backend.engine]}).write(work)
+        return open_exported(work, backend.engine + FLOAT32, threads)
+
+    return Quantizer(backend.engine, lambda layers: backend.module.quantize(work, images, layers), open_files)

@@ -1,0 +1,119 @@
+"""``model.json``: the manifest of an exported folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.preprocess import Preprocess
+
+MANIFEST_NAME = "model.json"
+VERSION = 1
+COLOR_FORMATS = {1: "L", 3: "RGB"}
+# Fields of `Manifest` that the file contains unchanged.
+RESULTS = ("accuracy", "max_error", "int8", "versions")
+
+OutputKind = Literal["logits", "probabilities", "boxes"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An exported folder.
+
+    `model` is the network's name in `models.registry`, `min_size` the smallest input height and width in pixels, which
+    are free if `dynamic_size`. `files` are those of each engine, the one to open first; int8 files under
+    ``engine:int8``. `sha256` is empty until the files are written. `accuracy` has metrics under ``float32`` and of each
+    int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
+    """
+
+    model: str
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    min_size: int
+    dynamic_size: bool
+    output: OutputKind
+    files: Mapping[str, Sequence[str]]
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    max_error: Mapping[str, float] = field(default_factory=dict)
+    int8: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write ``model.json`` into `folder`, which holds the files."""
+        preprocess, detector = asdict(self.preprocess), self.output == "boxes"
+        channels = preprocess["channels"]
+        content = {
+            "format": VERSION,
+            "model": self.model,
+            "input": {
+                "dtype": "uint8",
+                "layout": "CHW" if detector else "NCHW",
+                "range": [0, 255],
+                "channels": channels,
+                "color_format": COLOR_FORMATS.get(channels, str(channels)),
+                "size": preprocess["size"],
+                "min_size": self.min_size,
+                "dynamic_size": self.dynamic_size,
+                "dynamic_batch": not detector,
+                **{key: preprocess[key] for key in ("crop_mode", "crop_pct", "interpolation")},
+            },
+            "normalization": {key: list(preprocess[key]) for key in ("mean", "std")},
+            "output": {"kind": self.output, "classes": list(self.classes)},
+            "engines": {
+                engine: {"files": list(files), "sha256": {file: file_sha256(folder / file) for file in files}}
+                for engine, files in self.files.items()
+            },
+            **{key: dict(getattr(self, key)) for key in RESULTS},
+        }
+        (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def is_exported(folder: Path) -> bool:
+    """Return whether `folder` is an exported folder."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of `folder`; ValueError if it is missing or unreadable."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder}: not an exported folder: it has no {MANIFEST_NAME}; googlenet export writes one")
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != VERSION:
+            raise ValueError(f"its format is {values['format']}, this version reads {VERSION}")
+        inputs, output, engines = values["input"], values["output"], values["engines"]
+        preprocess = {key: inputs[key] for key in ("size", "channels", "crop_mode", "crop_pct", "interpolation")}
+        preprocess |= {key: tuple(values["normalization"][key]) for key in ("mean", "std")}
+        return Manifest(
+            model=values["model"],
+            preprocess=Preprocess(**preprocess),
+            classes=tuple(output["classes"]),
+            min_size=inputs["min_size"],
+            dynamic_size=inputs["dynamic_size"],
+            output=output["kind"],
+            files={name: tuple(entry["files"]) for name, entry in engines.items()},
+            sha256={k: v for entry in engines.values() for k, v in entry["sha256"].items()},
+            **{key: values[key] for key in RESULTS},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: unreadable ({error}); export again") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(folder: Path, manifest: Manifest, entry: str) -> list[Path]:
+    """Return the files of an entry of `manifest.files`; ValueError if one is missing or differs from the export."""
+    paths = [folder / name for name in manifest.files[entry]]
+    for path in paths:
+        if not path.is_file() or file_sha256(path) != manifest.sha256[path.name]:
+            problem = "differs from the file that was exported" if path.exists() else "is missing"
+            raise ValueError(f"{path}: {problem}; copy the complete folder, or export again")
+    return paths

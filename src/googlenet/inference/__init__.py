@@ -1,0 +1,1 @@
+"""Predictors of everything that can be loaded: networks, ensembles and exported files in any engine."""

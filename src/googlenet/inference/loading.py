@@ -1,0 +1,97 @@
+"""Load anything that predicts: a run, an ensemble, a weights file, published weights or an exported folder."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from ..checkpoint.format import Checkpoint
+from ..checkpoint.load import load
+from ..config.schema import DataConfig
+from ..detection.predict import DetectorPredictor
+from ..devices import pick_device
+from ..evaluation.predictor import NetworkPredictor, Predictor
+from ..export.detector import ExportedDetector, open_exported_detector
+from ..export.engine import open_exported
+from ..export.manifest import is_exported, read_manifest
+from ..kernels import to_channels_last
+from .engine_selection import cached_engine, select_fastest
+
+P = TypeVar("P")
+Detectors = DetectorPredictor | ExportedDetector
+
+
+@dataclass(frozen=True)
+class LoadedModel(Generic[P]):
+    """A `Predictor`, or a detector if `task` is detection rather than classification.
+
+    `checkpoint` is the trained network, also if an engine predicts, and `data` the data that it was trained on, with
+    the resolved `split_seed`; both are None for an exported folder.
+    """
+
+    predictor: P
+    task: str
+    checkpoint: Checkpoint | None = None
+    data: DataConfig | None = None
+
+    @classmethod
+    def of(cls, predictor: P, checkpoint: Checkpoint) -> "LoadedModel[P]":
+        """Describe a predictor of `checkpoint`."""
+        recipe = checkpoint.recipe
+        return cls(predictor, recipe.task, checkpoint, replace(recipe.data, split_seed=recipe.split_seed))
+
+    @property
+    def stored_size(self) -> int:
+        """The height and width in pixels at which images of the training data are stored, at least."""
+        size: int = self.predictor.preprocess.size  # type: ignore[attr-defined]  # P is Predictor or Detectors
+        return size if self.checkpoint is None else max(size, self.checkpoint.recipe.stored_size)
+
+
+@overload
+def load_predictor(
+    path: str, engine: str | None = None, threads: int | None = None, *, task: Literal["classification"]
+) -> LoadedModel[Predictor]: ...
+@overload
+def load_predictor(
+    path: str, engine: str | None = None, threads: int | None = None, *, task: Literal["detection"]
+) -> LoadedModel[Detectors]: ...
+@overload
+def load_predictor(
+    path: str, engine: str | None = None, threads: int | None = None, *, task: str | None = None
+) -> LoadedModel[Any]: ...
+def load_predictor(
+    path: str, engine: str | None = None, threads: int | None = None, *, task: str | None = None
+) -> LoadedModel[Any]:
+    """Load `path` (see `checkpoint.load.load`, or an exported folder) as a predictor.
+
+    Without `engine` a checkpoint's network predicts in PyTorch, on the accelerator if there is one, and an exported
+    folder in the fastest engine. `engine` is the name of one, or ``auto``; see `cached_engine` and `open_exported`.
+    Raises ValueError for anything that cannot be loaded, and for a network of another `task`.
+    """
+    if is_exported(Path(path)):
+        return _load_exported(Path(path), engine or "auto", threads, task)
+    checkpoint = load(path, task=task)
+    recipe = checkpoint.recipe
+    if engine is None and threads is not None:
+        raise ValueError("--threads requires --engine, or an exported folder")
+    if engine is not None and recipe.task == "detection":
+        raise ValueError("--engine requires an exported folder if the network is a detector: run googlenet export")
+    if engine is not None:
+        return LoadedModel.of(cached_engine(checkpoint, engine, threads), checkpoint)
+    device = pick_device("auto")
+    model, preprocess, classes = checkpoint.model.to(device), checkpoint.preprocess, checkpoint.classes
+    if recipe.task == "detection":
+        sizes = tuple(recipe.detection.test_sizes or ())
+        return LoadedModel.of(DetectorPredictor(model, preprocess, classes, sizes), checkpoint)
+    if device.type == "cpu":
+        to_channels_last(model)
+    return LoadedModel.of(NetworkPredictor(model, preprocess, classes), checkpoint)
+
+
+def _load_exported(path: Path, engine: str, threads: int | None, task: str | None) -> LoadedModel[Any]:
+    actual = "detection" if read_manifest(path).output == "boxes" else "classification"
+    if task not in (None, actual):
+        raise ValueError(f"{path}: exported for {actual}, not for {task}")
+    if actual == "detection":
+        return LoadedModel(open_exported_detector(path, engine, threads), actual)
+    predictor = select_fastest(path, threads) if engine == "auto" else open_exported(path, engine, threads)
+    return LoadedModel(predictor, actual)

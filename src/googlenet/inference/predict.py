@@ -1,0 +1,98 @@
+"""Classify image files: class names with probabilities."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.decode import ImageError, decode_image, image_files
+from ..data.preprocess import Preprocess
+from ..evaluation.predictor import Predictor
+from ..models.ensemble import average_logits
+from .tta import TTA, predict_views
+
+BATCH_SIZE = 64
+STDIN = "-"
+
+
+class ClassProbability(NamedTuple):
+    """A class and its probability in 0..1."""
+
+    label: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image and a description of its preprocessing; or why it cannot be read."""
+
+    path: str
+    top: list[ClassProbability]
+    preprocessing: str
+    error: str | None = None
+
+
+class PredictOptions(NamedTuple):
+    """The number of classes to return, and the sizes (pixels; default: the predictor's) and views to average."""
+
+    top_k: int = 5
+    sizes: tuple[int, ...] = ()
+    tta: TTA = TTA()
+
+
+def expand_paths(names: Iterable[str]) -> Iterator[str]:
+    """Yield the images in folders, at any depth, and all other names unchanged."""
+    for name in names:
+        files = list(image_files(Path(name))) if name != STDIN and Path(name).is_dir() else []
+        yield from [str(path) for path in files] or [name]
+
+
+def predict_images(
+    predictor: Predictor, paths: Iterable[str], options: PredictOptions | None = None
+) -> Iterator[Prediction]:
+    """Predict each path in order, in batches; ``-`` reads standard input.
+
+    Probabilities are averaged over the sizes and views of `options`.
+    """
+    options = options or PredictOptions()
+    options = options._replace(sizes=options.sizes or (predictor.preprocess.size,))
+    remaining = iter(paths)
+    while batch := list(islice(remaining, BATCH_SIZE)):
+        images = [_load(path, predictor.preprocess, options) for path in batch]
+        readable = [image.pixels for image in images if image.error is None]
+        probabilities: Iterator[Tensor] = iter(())
+        if readable:
+            by_size = [torch.cat(pixels) for pixels in zip(*readable, strict=True)]
+            logits = [predict_views(predictor, pixels, options.tta) for pixels in by_size]
+            probabilities = iter(average_logits(logits).exp())
+        for path, image in zip(batch, images, strict=True):
+            if image.error:
+                yield Prediction(path, [], "", image.error)
+                continue
+            top = next(probabilities).topk(min(options.top_k, len(predictor.classes)))
+            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            yield Prediction(path, [ClassProbability(predictor.classes[i], p) for i, p in pairs], image.description)
+
+
+class _LoadedImage(NamedTuple):
+    """An image at every size, (1, channels, size, size) each, and a description of the steps; or the error."""
+
+    pixels: list[Tensor]
+    description: str
+    error: str | None = None
+
+
+def _load(path: str, preprocess: Preprocess, options: PredictOptions) -> _LoadedImage:
+    try:
+        is_stdin = path == STDIN
+        image = decode_image(sys.stdin.buffer.read(), "standard input") if is_stdin else decode_image(Path(path))
+        results = [preprocess.from_pil_unnormalized(image, size) for size in options.sizes]
+    except ImageError as error:
+        return _LoadedImage([], "", str(error))
+    description = results[0][1]
+    if len(results) > 1:
+        description += f", averaged with {', '.join(map(str, options.sizes[1:]))} px"
+    return _LoadedImage([pixels for pixels, _ in results], f"{description}{options.tta}")

@@ -1,0 +1,225 @@
+"""The parts of a training step on maps as matrices: convolution, batch normalization and ReLU, max pooling.
+
+A map (n, c, h, w) with channels last in memory is a matrix of n*h*w rows and c columns, of float32 or bfloat16.
+Weights have the type of the map; everything per channel (statistics, biases and their gradients) is float32. A
+function ``x_backward`` takes the gradient of the output of ``x``.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ffi import call
+from .winograd import select_tile_size, winograd_conv, winograd_conv_backward
+
+# For more rows oneDNN's 1x1 convolution is faster than MKL's matrix product.
+MAX_MATMUL_ROWS = 6144
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return the map with channels last in memory, copied only if necessary."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def as_matrix(x: Tensor) -> Tensor:
+    """View a map (n, c, h, w) with channels last as a matrix (n*h*w, c)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def as_map(matrix: Tensor, like: Tensor) -> Tensor:
+    """View a matrix (n*h*w, c) as a map (n, c, h, w) with n, h and w of `like`."""
+    n, _, h, w = like.shape
+    return matrix.view(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+def _with_ld(matrix: Tensor) -> tuple[Tensor, int]:
+    """Return the matrix and the distance of its rows, as the kernels take them."""
+    return matrix, matrix.stride(0)
+
+
+# Convolutions. The kernels are for stride 1 and padding "same"; the first layer, of stride 2, is PyTorch's.
+
+
+def dense_weight(weight: Tensor, x: Tensor) -> Tensor | None:
+    """Return a padded k x k convolution on a map as small as `x` as a dense matrix; None if that is not worthwhile.
+
+    On such maps every output pixel depends on the whole input, and most filter taps fall on the padding.
+    """
+    out_channels, in_channels, k, _ = weight.shape
+    center, size = k // 2, x.shape[2]
+    if k == 1 or size > center + 1 or size != x.shape[3]:
+        return None
+    dense = weight.new_empty(size, size, out_channels, size, size, in_channels)
+    for i in range(size):
+        for j in range(size):
+            taps = weight[:, :, center - i : center - i + size, center - j : center - j + size]
+            dense[i, j] = taps.permute(0, 2, 3, 1)
+    return dense.view(size * size * out_channels, size * size * in_channels)
+
+
+def dense_weight_backward(grad: Tensor, weight: Tensor, size: int) -> Tensor:
+    """Return the gradient of the weight from that of its `dense_weight` for maps of `size` x `size`."""
+    out_channels, in_channels, k, _ = weight.shape
+    center = k // 2
+    grad_weight = torch.zeros_like(weight)
+    grad = grad.view(size, size, out_channels, size, size, in_channels)
+    for i in range(size):
+        for j in range(size):
+            taps = grad[i, j].permute(0, 3, 1, 2)
+            grad_weight[:, :, center - i : center - i + size, center - j : center - j + size] += taps
+    return grad_weight
+
+
+def convolve(x: Tensor, weight: Tensor, dense: Tensor | None, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """Convolve a map (n, c, h, w); return the output as a matrix. `dense` is the weight's `dense_weight`."""
+    k, size, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
+    if stride == 1 and k == 1 and rows <= MAX_MATMUL_ROWS:
+        columns = weight.flatten(1).t()
+        return torch.mm(as_matrix(x), columns) if bias is None else torch.addmm(bias, as_matrix(x), columns)
+    if dense is not None:
+        flat = as_matrix(x).view(x.shape[0], -1)
+        out = torch.mm(flat, dense.t()) if bias is None else torch.addmm(bias.repeat(size * size), flat, dense.t())
+        return out.view(rows, -1)
+    if stride == 1 and (tile_size := select_tile_size(weight, x)):
+        return winograd_conv(x, weight, bias, tile_size)
+    return as_matrix(channels_last(F.conv2d(x, weight, bias, stride, k // 2)))
+
+
+def convolve_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, dense: Tensor | None, stride: int = 1, need_input_grad: bool = True
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of the input, as a matrix, and of the weight, from the gradient matrix of the output."""
+    k, size, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
+    if stride == 1 and k == 1 and rows <= MAX_MATMUL_ROWS:
+        grad_input = torch.mm(grad, weight.flatten(1)) if need_input_grad else None
+        return grad_input, torch.mm(grad.t(), as_matrix(x)).view_as(weight)
+    if dense is not None:
+        flat, flat_grad = as_matrix(x).view(x.shape[0], -1), grad.view(x.shape[0], -1)
+        grad_input = torch.mm(flat_grad, dense).view(rows, -1) if need_input_grad else None
+        return grad_input, dense_weight_backward(torch.mm(flat_grad.t(), flat), weight, size)
+    if stride == 1 and (tile_size := select_tile_size(weight, x)):
+        return winograd_conv_backward(grad, x, weight, tile_size, need_input_grad)
+    n, _, h, w = x.shape
+    out_size = (n, -(-h // stride), -(-w // stride), -1)
+    grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad.view(out_size).permute(0, 3, 1, 2), x, weight, None,
+        [stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, [need_input_grad, True, False],
+    )  # fmt: skip
+    return (as_matrix(channels_last(grad_map)) if need_input_grad else None), grad_weight
+
+
+# Batch normalization and ReLU, or ReLU alone.
+
+
+class BatchStats(NamedTuple):
+    """What the backward of batch normalization needs, per channel.
+
+    scale = weight * invstd, shift = bias - mean * scale.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    invstd: Tensor
+
+
+def compute_batch_stats(pre: Tensor, norms: list[Any], weight: Tensor | None, bias: Tensor) -> BatchStats | None:
+    """Compute the statistics of the batch `pre`, and update those of `norms`; None without normalization."""
+    if weight is None:
+        return None
+    mean, variance = torch.empty(2, pre.shape[1])
+    call("channel_stats", pre.dtype, *pre.shape, *_with_ld(pre), mean, variance)
+    invstd = torch.rsqrt(variance + norms[0].eps)
+    scale = weight * invstd
+    unbiased = variance * (len(pre) / max(len(pre) - 1, 1))
+    widths = [norm.num_features for norm in norms]
+    running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+    torch._foreach_lerp_(running, [*mean.split(widths), *unbiased.split(widths)], norms[0].momentum)
+    torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+    return BatchStats(scale, bias - mean * scale, mean, invstd)
+
+
+def norm_relu(pre: Tensor, stats: BatchStats | None, *outputs: Tensor) -> None:
+    """Normalize and rectify `pre` into the `outputs`, which take consecutive columns."""
+    start = 0
+    for out in outputs:
+        part = slice(start, start + out.shape[1])
+        start = part.stop
+        if stats is None:
+            call("relu_forward", pre.dtype, *out.shape, *_with_ld(pre[:, part]), *_with_ld(out))
+        else:
+            scale, shift = stats.scale[part], stats.shift[part]
+            call("scale_relu_forward", pre.dtype, *out.shape, *_with_ld(pre[:, part]), scale, shift, *_with_ld(out))
+
+
+def norm_relu_backward(
+    grads: list[Tensor], pre: Tensor | None, stats: BatchStats | None, outputs: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of `pre`, of the bias and of the normalization's weight from those of the outputs."""
+    columns = sum(out.shape[1] for out in outputs)
+    grad_input = outputs[0].new_empty(len(outputs[0]), columns)
+    grad_bias = torch.empty(columns)
+    grad_weight = None if stats is None else torch.empty(columns)
+    start = 0
+    for grad, out in zip(grads, outputs, strict=True):
+        part = slice(start, start + out.shape[1])
+        start = part.stop
+        if stats is None or pre is None or grad_weight is None:
+            call(
+                "relu_backward", out.dtype, *out.shape,
+                *_with_ld(grad), *_with_ld(out), *_with_ld(grad_input[:, part]), grad_bias[part],
+            )  # fmt: skip
+        else:
+            call(
+                "batch_norm_relu_backward", out.dtype, *out.shape, *_with_ld(grad), *_with_ld(pre[:, part]),
+                *(values[part] for values in stats), *_with_ld(grad_input[:, part]),
+                grad_weight[part], grad_bias[part],
+            )  # fmt: skip
+    return grad_input, grad_bias, grad_weight
+
+
+# Max pooling, 3x3.
+
+
+class PoolGeometry(NamedTuple):
+    """Stride, padding and output size of a 3x3 pool."""
+
+    stride: int
+    padding: int
+    height: int
+    width: int
+
+
+def pool_geometry(module: nn.MaxPool2d, x: Tensor) -> PoolGeometry:
+    """Return the geometry of a 3x3 pool over the map `x`."""
+    stride, padding = int(module.stride), int(module.padding)  # type: ignore[arg-type]
+
+    def out_size(size: int) -> int:
+        span = size + 2 * padding - 3
+        out = (-(-span // stride) if module.ceil_mode else span // stride) + 1
+        # As in PyTorch, the last window must start inside the map or its left padding.
+        return out - 1 if module.ceil_mode and (out - 1) * stride >= size + padding else out
+
+    return PoolGeometry(stride, padding, out_size(x.shape[2]), out_size(x.shape[3]))
+
+
+def max_pool_forward(x: Tensor, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
+    """Return the maxima of a map (n, c, h, w) as a matrix, and their positions in their windows."""
+    n, c, h, w = x.shape
+    out = x.new_empty(n * geometry.height * geometry.width, c)
+    argmax = torch.empty_like(out, dtype=torch.int16)
+    call("max_pool_forward", x.dtype, n, h, w, c, *geometry, x, out, argmax)
+    return out, argmax
+
+
+def max_pool_backward(
+    grad: Tensor, argmax: Tensor, geometry: PoolGeometry, shape: torch.Size, accumulate_into: Tensor | None = None
+) -> Tensor:
+    """Return the gradient matrix of the map from that of the maxima, added to `accumulate_into` if it is given."""
+    n, c, h, w = shape
+    grad_input = grad.new_empty(n * h * w, c) if accumulate_into is None else accumulate_into
+    sizes = (n, h, w, c, *geometry, int(accumulate_into is not None))
+    call("max_pool_backward", grad_input.dtype, *sizes, grad.contiguous(), argmax, grad_input)
+    return grad_input

@@ -1,0 +1,79 @@
+"""Decode and resize uploaded images, and draw class activation maps as PNG images."""
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from starlette.exceptions import HTTPException
+from torch import Tensor
+
+from ..data.decode import ImageError, ImageTooLargeError, decode_image
+from ..data.preprocess import Preprocess
+from .schemas import UploadedImage
+
+# Pillow reads more formats, some through external programs such as Ghostscript. Untrusted files must not reach those.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000")
+
+MIN_SIDE = 448  # smaller inputs are enlarged by an integer factor to at least this many pixels
+MAX_OPACITY = 0.75  # of the heatmap at its maximum
+
+
+class DecodedImage(NamedTuple):
+    """Float pixels 0..255 (1, channels, size, size) for each size, the preprocessing in words, and the time in s."""
+
+    pixels: list[Tensor]
+    preprocessing: str
+    seconds: float
+
+
+def decode_upload(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[int], max_pixels: int) -> DecodedImage:
+    """Decode an image file and resize it to each size.
+
+    Raises HTTPException: 413 if the image has more than `max_pixels` pixels, 422 if it cannot be decoded.
+    """
+    start = time.perf_counter()
+    try:
+        decoded = decode_image(image.data, image.name, max_pixels=max_pixels, formats=FORMATS)
+        resized = [preprocess.from_pil_unnormalized(decoded, size) for size in sizes]
+    except ImageError as error:
+        raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
+    return DecodedImage([pixels for pixels, _ in resized], resized[0][1], time.perf_counter() - start)
+
+
+def draw_heatmap(pixels: Tensor, values: Tensor) -> dict[str, str]:
+    """Draw a class activation map (h', w') over the network's input, 0..255, (channels, h, w).
+
+    Returns data URLs of PNG images of equal size: ``image``, the input; ``heatmap``, the map, from transparent at its
+    minimum to opaque at its maximum (a constant map is transparent); ``overlay``, the map over the input.
+    """
+    height, width = pixels.shape[-2:]
+    factor = max(1, -(-MIN_SIDE // max(height, width)))
+    size = (width * factor, height * factor)
+    rows = pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    image = Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows).convert("RGB")
+    image = image.resize(size, Image.Resampling.NEAREST)
+    heatmap = _colorize(values, size)
+    overlay = Image.alpha_composite(image.convert("RGBA"), heatmap).convert("RGB")
+    return {"image": _to_data_url(image), "heatmap": _to_data_url(heatmap), "overlay": _to_data_url(overlay)}
+
+
+def _to_data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _colorize(values: Tensor, size: tuple[int, int]) -> Image.Image:
+    from matplotlib import colormaps
+
+    low, high = float(values.min()), float(values.max())
+    scaled = Image.fromarray(((values - low) / max(high - low, 1e-12)).float().numpy())
+    resized = np.asarray(scaled.resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    colors = (colormaps["inferno"](resized) * 255).astype(np.uint8)
+    colors[..., 3] = (resized * MAX_OPACITY * 255).astype(np.uint8)
+    return Image.fromarray(colors)

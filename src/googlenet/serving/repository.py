@@ -1,0 +1,150 @@
+"""The models that a server serves, and how a new version replaces the current one.
+
+A request is completed by the version that it started with; later requests use the new one.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from starlette.exceptions import HTTPException
+from torch import Tensor
+
+from ..checkpoint.format import Checkpoint
+from ..errors import nearest
+from ..evaluation.predictor import Predictor
+from ..explain.cam import class_maps
+from ..export.manifest import MANIFEST_NAME
+from ..inference.loading import LoadedModel
+from ..models.network import Network
+from .metrics import Metrics
+
+log = logging.getLogger("googlenet.serve")
+
+# A change of one of these files means a new version of a run or exported folder.
+WATCHED_FILES = ("model.safetensors", MANIFEST_NAME)
+
+
+# From float pixels 0..255 (1, channels, h, w) and the index of a class, None for the most probable, to the index of the
+# explained class, the logits (classes,), and the class activation map (h, w).
+Explainer = Callable[[Tensor, int | None], tuple[int, Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelVersion:
+    """One version of one model, from 1 on, loaded at a Unix time; `explain` is None without class activation maps."""
+
+    name: str
+    version: int
+    predictor: Predictor
+    explain: Explainer | None
+    loaded_at: float
+
+    @property
+    def size(self) -> int:
+        """Default height and width of the input in pixels."""
+        return max(self.predictor.preprocess.size, self.predictor.min_size)
+
+    def predict(self, pixels: list[Tensor]) -> list[Tensor]:
+        """Compute the logits (classes,) of each input (1, channels, h, w); all inputs have the same shape."""
+        return list(self.predictor.predict(torch.cat(pixels)))
+
+    def suggest_sizes(self, max_size: int) -> list[int]:
+        """Return sizes around the native one that are worth comparing."""
+        native, min_size = self.predictor.preprocess.size, self.predictor.min_size
+        scaled = {max(min_size, min(max_size, round(native * factor))) for factor in (0.75, 1.0, 1.25, 1.5)}
+        return sorted(scaled | {native})
+
+
+class ModelRepository:
+    """The current version of every model of `paths`, by name; `load` reads a file or folder and runs in a thread."""
+
+    def __init__(self, paths: Mapping[str, str], load: Callable[[str], LoadedModel[Predictor]], metrics: Metrics):
+        self.paths = dict(paths)
+        self.default = next(iter(self.paths))
+        self._load, self._metrics = load, metrics
+        self._signatures = {name: file_signature(path) for name, path in self.paths.items()}
+        self._locks = {name: asyncio.Lock() for name in self.paths}
+        self._current = {name: self._load_version(name, 1) for name in self.paths}
+
+    def get(self, name: str | None = None) -> ModelVersion:
+        """Return the current version of a model, the first model by default. Raises HTTPException (404)."""
+        name = name or self.default
+        if name not in self._current:
+            names = ", ".join(self._current)
+            raise HTTPException(404, f"unknown model {name!r}{nearest(name, self._current)}; models: {names}")
+        return self._current[name]
+
+    async def reload(self, name: str) -> ModelVersion:
+        """Load a new version and make it the current one. If that fails: HTTPException (409), the old one stays."""
+        old = self.get(name)
+        async with self._locks[name]:
+            self._signatures[name] = file_signature(self.paths[name])
+            version = self._current[name].version + 1
+            try:
+                new = await asyncio.to_thread(self._load_version, name, version)
+            except Exception as error:
+                self._metrics.reloads.labels(name, "failed").inc()
+                log.warning("%s: cannot load version %d, keeping %d: %s", name, version, old.version, error)
+                message = f"cannot reload {name}, version {old.version} is still active: {error}"
+                raise HTTPException(409, message) from error
+            self._current[name] = new
+            self._metrics.reloads.labels(name, "loaded").inc()
+            log.info("%s: loaded version %d", name, version)
+            return new
+
+    async def watch(self, interval: float) -> None:
+        """Reload models whose files have changed; check every `interval` seconds until canceled."""
+        while True:
+            await asyncio.sleep(interval)
+            for name, path in self.paths.items():
+                signature = file_signature(path)
+                if signature and signature != self._signatures[name]:
+                    # `reload` logs an error; the next change of the file is the next attempt.
+                    with suppress(HTTPException):
+                        await self.reload(name)
+
+    def _load_version(self, name: str, version: int) -> ModelVersion:
+        loaded = self._load(self.paths[name])
+        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.checkpoint), time.time())
+        # The first prediction is slow, and it checks the model before a client uses it.
+        channels, classes = loaded.predictor.preprocess.channels, loaded.predictor.classes
+        logits = loaded.predictor.predict(torch.zeros(1, channels, model.size, model.size, dtype=torch.uint8))
+        if logits.shape != (1, len(classes)):
+            raise ValueError(f"{name}: the network has {logits.shape[-1]} outputs for {len(classes)} classes")
+        self._metrics.version.labels(name).set(version)
+        return model
+
+
+def make_explainer(checkpoint: Checkpoint | None) -> Explainer | None:
+    """Return a function that computes class activation maps; None unless the checkpoint is one network."""
+    if checkpoint is None or not isinstance(checkpoint.model, Network):
+        return None
+    model, preprocess = checkpoint.model, checkpoint.preprocess
+
+    def explain(pixels: Tensor, label: int | None) -> tuple[int, Tensor, Tensor]:
+        batch = preprocess.normalize(pixels.to(next(model.parameters()).device))
+        with torch.inference_mode():
+            index = int(model(batch).argmax()) if label is None else label
+            maps = class_maps(model, batch, [index])
+        return index, maps.logits[0].cpu(), maps.maps[0, 0].cpu()
+
+    return explain
+
+
+def file_signature(path: str) -> tuple[tuple[int, int, int], ...]:
+    """Return a value that changes if a watched file is replaced; empty if there is no file."""
+    folder = Path(path)
+    signature = []
+    for file in [folder / name for name in WATCHED_FILES] if folder.is_dir() else [folder]:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        signature.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(signature)

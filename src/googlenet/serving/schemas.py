@@ -1,0 +1,166 @@
+"""Bodies of requests to ``/v1/predict`` and ``/v1/explain`` (forms, JSON with base64, image files), and of errors.
+
+Code that rejects a request raises `starlette.exceptions.HTTPException` with a one-line message, or lets pydantic's
+`ValidationError` propagate (status 422). The response is ``{"error": {"status": 422, "message": "..."}}``.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from .config import Limits
+
+INTERNAL_ERROR = "internal server error; see the log of the server"
+URL_PREFIXES = ("http:", "https:", "ftp:", "file:", "//")
+URL_MESSAGE = "URLs are not fetched; send the image bytes"
+
+_SIZES_HELP = "Input sizes in pixels; default: that of the model"
+
+Base64Image = Annotated[str, Field(description="An image file in base64, or a data: URL")]
+
+
+class ErrorDetail(BaseModel):
+    """HTTP status, and one line: what is wrong and what to do."""
+
+    status: int
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Body of every error response."""
+
+    error: ErrorDetail
+
+
+class RequestOptions(BaseModel, extra="forbid"):
+    """Options of a request: fields of the JSON body or form, or query parameters if the body is an image."""
+
+    top: Annotated[int, Field(ge=1, le=1000, description="Number of classes to return")] = 5
+    sizes: Annotated[list[int] | None, Field(min_length=1, fail_fast=True, description=_SIZES_HELP)] = None
+    model: Annotated[str | None, Field(description="Name of a model in /v1/models; default: the first")] = None
+    label: Annotated[str | None, Field(description="Class to explain; default: the most probable")] = None
+
+
+class PredictBody(RequestOptions, strict=True):
+    """JSON body of a request."""
+
+    images: Annotated[list[Base64Image], Field(min_length=1, fail_fast=True, description="One or more images")]
+
+
+class UploadedImage(NamedTuple):
+    """An image file and its name for messages."""
+
+    name: str
+    data: bytes
+
+
+class PredictRequest(NamedTuple):
+    """A parsed request."""
+
+    images: list[UploadedImage]
+    options: RequestOptions
+
+
+def error_schema(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error responses for the OpenAPI document."""
+    return {status: {"model": ErrorResponse, "description": "Error"} for status in statuses}
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Build an error response. The message is reduced to one line."""
+    # Messages may quote text from the request, and a lone surrogate cannot be encoded as UTF-8.
+    line = " ".join(message.split()).encode(errors="replace").decode()
+    return JSONResponse({"error": {"status": status, "message": line}}, status, headers)
+
+
+_FORM = RequestOptions.model_json_schema()
+_FORM["required"] = ["image"]
+_FORM["properties"] |= {
+    "image": {
+        "type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"},
+        "description": "One or more image files",
+    },
+    "sizes": {"type": "string", "example": "96,128", "description": "Input sizes in pixels, separated by commas"},
+}  # fmt: skip
+
+# The request body in the OpenAPI document. `parse_request` reads it, because FastAPI supports one content type only.
+REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": _FORM},
+        "application/json": {"schema": PredictBody.model_json_schema()},
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+async def parse_request(request: Request, limits: Limits) -> PredictRequest:
+    """Parse a request; raises HTTPException (413, 415, 422) or ValidationError (422)."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    options: RequestOptions
+    if content_type == "application/json":
+        options = body = PredictBody.model_validate_json(await request.body())
+        images = [_decode_base64(text, f"image {index}") for index, text in enumerate(body.images, start=1)]
+    elif content_type == "multipart/form-data":
+        async with request.form(max_files=limits.max_images + 1, max_fields=16, max_part_size=65_536) as form:
+            images = await _read_files(form)
+            options = _parse_options({**request.query_params, **form})
+    elif content_type.startswith("image/") or content_type == "application/octet-stream":
+        images = [UploadedImage("the image", await request.body())]
+        options = _parse_options(request.query_params)
+    else:
+        advice = "send multipart/form-data, application/json or an image/ type"
+        raise HTTPException(415, f"unsupported content type {content_type or '(missing)'}; {advice}")
+    if len(images) > limits.max_images:
+        raise HTTPException(413, f"{len(images)} images; the limit is {limits.max_images} per request")
+    sizes = options.sizes or []
+    if len(sizes) > limits.max_sizes:
+        raise HTTPException(422, f"sizes: {len(sizes)} sizes; the limit is {limits.max_sizes} per request")
+    if len(set(sizes)) < len(sizes):
+        raise HTTPException(422, "sizes: duplicate size")
+    return PredictRequest(images, options)
+
+
+def _parse_options(values: Mapping[str, Any]) -> RequestOptions:
+    """Parse form fields or query parameters, in which numbers are text and an empty text means the default."""
+    known = {name: values[name] for name in RequestOptions.model_fields if values.get(name, "") != ""}
+    if isinstance(known.get("sizes"), str):
+        known["sizes"] = known["sizes"].split(",")
+    return RequestOptions.model_validate(known)
+
+
+def _decode_base64(text: str, name: str) -> UploadedImage:
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise HTTPException(422, f"{name}: data: URLs must be in base64")
+    elif text[:8].lower().startswith(URL_PREFIXES):
+        raise HTTPException(422, f"{name}: {URL_MESSAGE}")
+    try:
+        return UploadedImage(name, base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        raise HTTPException(422, f"{name}: not base64; encode the image file without line breaks") from None
+
+
+async def _read_files(form: FormData) -> list[UploadedImage]:
+    images: list[UploadedImage] = []
+    for key, value in form.multi_items():
+        if key not in ("image", "images", "file"):
+            if isinstance(value, UploadFile):
+                raise HTTPException(422, f"{key[:40]}: send image files in the field image")
+        elif isinstance(value, UploadFile):
+            name = (value.filename or "").rpartition("/")[2][:80] or f"image {len(images) + 1}"
+            images.append(UploadedImage(name, await value.read()))
+        else:
+            url = value[:8].lower().startswith(URL_PREFIXES)
+            raise HTTPException(422, f"{key}: {URL_MESSAGE if url else 'send a file with a file name'}")
+    if not images:
+        raise HTTPException(422, "no image; send one or more files in the field image")
+    return images

@@ -1,0 +1,174 @@
+"""Compute the response to a request: decode, batch, predict, measure."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from starlette.exceptions import HTTPException
+from torch import Tensor
+
+from ..models.ensemble import average_logits
+from .batching import BatchResult, MicroBatcher
+from .config import Limits
+from .images import DecodedImage, decode_upload, draw_heatmap
+from .metrics import Metrics
+from .middleware import Reservation, ResourceBudget
+from .repository import ModelRepository, ModelVersion
+from .schemas import PredictRequest, UploadedImage
+
+T = TypeVar("T")
+
+
+class InferenceService:
+    """Everything behind the routes. `threads` compute a batch, and as many decode images."""
+
+    def __init__(self, models: ModelRepository, limits: Limits, metrics: Metrics, threads: int):
+        self.models, self.limits, self.metrics = models, limits, metrics
+        self.budget = ResourceBudget(limits.max_queue, limits.max_memory)
+        self.batcher = MicroBatcher(
+            limits.max_batch_delay_ms / 1000, lambda: torch.set_num_threads(threads), metrics.batch_size.observe
+        )
+        # Pillow releases the GIL while it decodes. PyTorch must not start more threads for resizing.
+        self._decode_pool = ThreadPoolExecutor(threads, "decode", lambda: torch.set_num_threads(1))
+        self.ready = False
+        metrics.add_gauge("googlenet_inflight_images", "Images of unfinished requests", lambda: self.budget.images)
+        metrics.add_gauge("googlenet_inflight_bytes", "Memory reserved by requests", lambda: self.budget.memory)
+        metrics.add_gauge("googlenet_queued_images", "Images that wait for a batch", lambda: self.batcher.num_queued)
+
+    async def start(self) -> None:
+        """Start to process requests."""
+        await self.batcher.start()
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Stop all threads, after the last request."""
+        self.ready = False
+        await self.batcher.stop()
+        self._decode_pool.shutdown(wait=True)
+
+    async def run_in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in one of the threads that decode images."""
+        return await asyncio.get_running_loop().run_in_executor(self._decode_pool, function, *arguments)
+
+    async def predict(self, request: PredictRequest, reservation: Reservation) -> dict[str, Any]:
+        """Compute the response of ``/v1/predict``."""
+        model = self.models.get(request.options.model)
+        self.input_sizes(model, request)
+        reservation.reserve(images=len(request.images) - 1)
+        images = await gather_first_error(
+            [self._predict_image(model, image, request, reservation) for image in request.images]
+        )
+        return {"model": model.name, "version": model.version, "images": images}
+
+    async def explain(self, request: PredictRequest, reservation: Reservation) -> dict[str, Any]:
+        """Compute the response of ``/v1/explain``."""
+        model, label = self.models.get(request.options.model), request.options.label
+        classes = model.predictor.classes
+        if model.explain is None:
+            raise HTTPException(422, f"{model.name}: class activation maps need a run of a single network")
+        if len(request.images) != 1 or len(request.options.sizes or ()) > 1:
+            raise HTTPException(422, "send one image and at most one size")
+        if label is not None and label not in classes:
+            raise HTTPException(422, f"label: {model.name} has no class {label!r}; /v1/models lists the classes")
+        index = None if label is None else classes.index(label)
+        start, sizes = time.perf_counter(), self.input_sizes(model, request)
+        image = await self._decode(model, request.images[0], sizes, reservation)
+        (pixels,), explainer = image.pixels, model.explain
+        result = await self.batcher.submit((model, "explain"), lambda items: [explainer(*items[0])], (pixels, index), 1)
+        timings, (explained, logits, values) = self._observe(start, image, [result]), result.value
+        images = await self.run_in_pool(draw_heatmap, pixels[0], values)
+        return {
+            "model": model.name,
+            "version": model.version,
+            "label": classes[explained],
+            "probability": logits.double().softmax(0)[explained].item(),
+            "size": sizes[0],
+            "map": {"shape": list(values.shape), "data": [round(value, 6) for value in values.flatten().tolist()]},
+            "preprocessing": image.preprocessing,
+            "seconds": timings,
+            **images,
+        }
+
+    async def logits(self, model: ModelVersion, pixels: Tensor) -> tuple[Tensor, list[BatchResult]]:
+        """Compute logits (n, classes) of pixels 0..255 (n, channels, h, w), in batches with other requests."""
+        # Larger inputs get smaller batches, which limits the memory of a batch to that of the native size.
+        limit, area = self.limits.max_batch_size, pixels.shape[-2] * pixels.shape[-1]
+        max_batch_size = max(1, min(limit, limit * model.predictor.preprocess.size**2 // area))
+        key = (model, tuple(pixels.shape[1:]), pixels.dtype)
+        try:
+            results = await gather_first_error(
+                [self.batcher.submit(key, model.predict, image[None], max_batch_size) for image in pixels]
+            )
+        except ValueError as error:
+            raise HTTPException(422, f"{model.name}: {error}") from None
+        self.metrics.images.labels(model.name).inc(len(pixels))
+        return torch.stack([result.value for result in results]), results
+
+    def max_size(self, model: ModelVersion) -> int:
+        """Return the largest input height and width that a client may request."""
+        return max(self.limits.max_image_size, model.predictor.preprocess.size)
+
+    def input_sizes(self, model: ModelVersion, request: PredictRequest) -> list[int]:
+        """Return the requested input sizes, else the model's own. Raises HTTPException (422)."""
+        sizes = request.options.sizes or [model.size]
+        low, high = model.predictor.min_size, self.max_size(model)
+        if min(sizes) < low or max(sizes) > high:
+            raise HTTPException(422, f"sizes: {model.name} accepts {low} to {high} pixels")
+        return sizes
+
+    async def _predict_image(
+        self, model: ModelVersion, image: UploadedImage, request: PredictRequest, reservation: Reservation
+    ) -> dict[str, Any]:
+        start = time.perf_counter()
+        sizes, classes, top = self.input_sizes(model, request), model.predictor.classes, request.options.top
+        decoded = await self._decode(model, image, sizes, reservation)
+        outputs = await gather_first_error([self.logits(model, pixels) for pixels in decoded.pixels])
+        views = [logits for logits, _ in outputs]
+        timings = self._observe(start, decoded, [result for _, results in outputs for result in results])
+        response: dict[str, Any] = {
+            "name": image.name,
+            "top": top_k(views, classes, top),
+            "preprocessing": decoded.preprocessing,
+            "seconds": timings,
+        }
+        if len(sizes) > 1:
+            response["by_size"] = [
+                {"size": size, "top": top_k([view], classes, top)} for size, view in zip(sizes, views, strict=True)
+            ]
+        return response
+
+    async def _decode(
+        self, model: ModelVersion, image: UploadedImage, sizes: Sequence[int], reservation: Reservation
+    ) -> DecodedImage:
+        preprocess = model.predictor.preprocess
+        reservation.reserve(memory=sum(4 * preprocess.channels * size * size for size in sizes))
+        return await self.run_in_pool(decode_upload, image, preprocess, sizes, self.limits.max_pixels)
+
+    def _observe(self, start: float, decoded: DecodedImage, results: Sequence[BatchResult]) -> dict[str, float]:
+        """Return the seconds of one image by stage (decoding, waiting, prediction), and add them to the metrics."""
+        compute = sum(result.compute_seconds for result in results)
+        queue = max(0.0, time.perf_counter() - start - decoded.seconds - compute)
+        timings = {"decode": decoded.seconds, "queue": queue, "compute": compute}
+        for stage, seconds in timings.items():
+            self.metrics.stage_duration.labels(stage).observe(seconds)
+        return {stage: round(seconds, 6) for stage, seconds in timings.items()}
+
+
+def top_k(views: Sequence[Tensor], classes: Sequence[str], k: int) -> list[dict[str, Any]]:
+    """Return the `k` most probable classes of an image, on average over its `views`: logits (1, classes) by size."""
+    values, indices = average_logits(views).exp()[0].topk(min(k, len(classes)))
+    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+    return [{"label": classes[index], "probability": value} for index, value in pairs]
+
+
+async def gather_first_error(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all coroutines concurrently. The first exception cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,66 @@
+"""The steps of a run: which images each step uses, at which size and learning rate.
+
+Everything is a function of the recipe, the number of training images and the step number, so a resumed run continues
+with the same steps.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..config.schema import Recipe
+from ..data.batch_slice import BatchSlice, split_step
+from ..data.loader import SampleRange, sample_range, steps_per_epoch
+from .lr import image_size, learning_rate_factor
+
+
+class StepSchedule(NamedTuple):
+    """All steps of a run: `total_steps` in `epochs` passes over `num_images` training images."""
+
+    recipe: Recipe
+    num_images: int
+    epochs: float
+    total_steps: int
+    steps_per_epoch: int
+
+    def samples(self, step: int) -> SampleRange:
+        """Return the images of `step`, which counts from 0."""
+        return sample_range(self.num_images, self.recipe.batch_size, step)
+
+    def image_size(self, step: int) -> int:
+        """Return the height and width of the images of `step` in pixels."""
+        return image_size(self.recipe.size, step, self.total_steps, self.recipe.seed)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of `step`."""
+        length = round(self.epochs * self.steps_per_epoch)
+        factor = learning_rate_factor(self.recipe.schedule, step, length, self.steps_per_epoch)
+        return self.recipe.optimizer.lr * factor
+
+    def microbatches(self, step: int, rank: int, world_size: int) -> Iterator[tuple[SampleRange, BatchSlice]]:
+        """Yield what process `rank` reads from `step` on: the step's images and the slice of each micro-batch."""
+        for number in range(step, self.total_steps):
+            samples = self.samples(number)
+            for part in split_step(samples.num_images, self.recipe.grad_accum_steps, rank, world_size):
+                yield samples, part
+
+    @property
+    def eval_every_steps(self) -> int:
+        """Steps between two validations; `min_steps` stretches the interval together with the run."""
+        return max(1, round(self.recipe.eval_every_epochs * self.total_steps / self.recipe.epochs))
+
+    def images_seen(self, steps: int) -> int:
+        """Return the number of images in the first `steps` steps."""
+        passes, rest = divmod(steps, self.steps_per_epoch)
+        batch_size = self.recipe.batch_size
+        return passes * min(self.num_images, self.steps_per_epoch * batch_size) + rest * batch_size
+
+
+def build_step_schedule(recipe: Recipe, num_images: int) -> StepSchedule:
+    """Lay out the steps of `recipe` over `num_images` training images.
+
+    If `recipe.min_steps` exceeds the steps of its epochs, the smallest sufficient whole number of epochs is used.
+    """
+    per_epoch = steps_per_epoch(num_images, recipe.batch_size)
+    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch))
+    return StepSchedule(recipe, num_images, epochs, max(1, round(epochs * per_epoch)), per_epoch)

@@ -1,0 +1,1 @@
+"""Tasks: what `fit` needs to know about a kind of problem."""

@@ -1,0 +1,94 @@
+"""The interface between `fit` and a task such as classification or detection."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from ...config.schema import Recipe
+from ...data.dataset import LoadOptions
+from ...data.loader import BatchSpec
+from ...data.preprocess import Preprocess
+from ...evaluation.report import ReportInfo
+from .. import distributed
+
+
+class LossOutput(NamedTuple):
+    """The `loss` to differentiate and the number of correct predictions; both scalars on the device."""
+
+    loss: Tensor
+    correct: Tensor
+
+
+class Task(Protocol):
+    """A kind of problem: batches, loss, predictions, metrics and report.
+
+    A split is whatever the task's data set has; it is false if it is empty.
+    """
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that early stopping maximizes."""
+
+    @property
+    def headline_metrics(self) -> dict[str, str]:
+        """The metrics shown during training, with their display names."""
+
+    def batch(self, train: Any, preprocess: Preprocess, spec: BatchSpec) -> Any:
+        """Return the training batch of `spec`; its `num_images` is the number of images."""
+
+    def loss(self, model: Any, batch: Any) -> LossOutput:
+        """Compute the training loss of a batch."""
+
+    def predict(self, model: Any, split: Any, preprocess: Preprocess) -> Any:
+        """Run the network on every image of `split`."""
+
+    def compute_metrics(self, predictions: Any) -> dict[str, float]:
+        """Compute the metrics of such predictions; rates are fractions 0..1."""
+
+    def clean_batches(self, train: Any, preprocess: Preprocess, recipe: Recipe) -> Iterator[Tensor]:
+        """Yield training images without augmentation, at the evaluation size, for `precise_bn`."""
+
+    def report(self, info: ReportInfo, split: Any, predictions: Any) -> str:
+        """Render the run's report (HTML); `predictions` are those of `split`, None without held-out images."""
+
+
+class TaskSetup(NamedTuple):
+    """What a task contributes to a run; `data_digest` identifies the images, so it is not resumed with others."""
+
+    task: Task
+    model: nn.Module
+    preprocess: Preprocess
+    num_images: int
+    data_digest: str
+
+
+class LossModule(nn.Module):
+    """A network with its loss, as the one module that is distributed, autocast and compiled."""
+
+    def __init__(self, task: Task, model: nn.Module):
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Any) -> LossOutput:
+        """Compute the task's loss on a batch."""
+        return self.task.loss(self.model, batch)
+
+
+def load_options(recipe: Recipe) -> LoadOptions:
+    """Return how to load the recipe's images."""
+    data = recipe.data
+    return LoadOptions(
+        root=data.root, validation=data.val_split, size=recipe.stored_size, crop_mode=data.crop_mode,
+        on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
+        num_workers=data.num_workers,
+    )  # fmt: skip
+
+
+def data_digest(content: Any, source: str) -> str:
+    """Return a digest of training data (as for JSON); ValueError if the processes of a run see different data."""
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    distributed.check_same_data(digest, source)
+    return digest

@@ -1,0 +1,128 @@
+"""Image classification: one label per image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...checkpoint.format import Checkpoint, build_network
+from ...config.schema import LossConfig, Recipe
+from ...data.augment import Augment, build_auto_augment
+from ...data.dataset import Dataset, Split
+from ...data.loader import Batch, BatchSpec, evaluation_batches, training_batch
+from ...data.preprocess import Preprocess
+from ...data.sources import load_dataset
+from ...evaluation.metrics import Predictions, classification_metrics, run_inference
+from ...evaluation.report import ReportInfo
+from ...evaluation.report.classification import render_report
+from ...models.network import Network
+from ..finetune import init_from_checkpoint, run_preprocess
+from ..precise_bn import clean_batches
+from .base import LossOutput, TaskSetup, data_digest, load_options
+
+build_model = build_network
+
+
+@dataclass(frozen=True)
+class ClassificationTask:
+    """Cross-entropy of the classifier plus `loss_config.aux_weight` times that of each auxiliary head.
+
+    `class_weights` (classes,) weight each image's loss by its class; `augment` is applied to the training images.
+    """
+
+    loss_config: LossConfig
+    class_weights: Tensor | None = None
+    augment: Augment = field(default_factory=Augment)
+    monitor: ClassVar[str] = "top1"
+    headline_metrics: ClassVar[dict[str, str]] = {"top1": "top-1", "loss": "loss"}
+
+    def batch(self, train: Split, preprocess: Preprocess, spec: BatchSpec) -> Batch:
+        """Return images with one label each, or class probabilities with mixup and CutMix."""
+        return training_batch(train, preprocess, self.augment, spec)
+
+    def loss(self, model: Network, batch: Batch) -> LossOutput:
+        """Compute the training loss of a batch ("Going Deeper with Convolutions", section 5)."""
+        logits, aux_logits = model.forward_aux(batch.images)
+        loss = self._cross_entropy(logits, batch.labels)
+        for aux in aux_logits:
+            loss = loss + self.loss_config.aux_weight * self._cross_entropy(aux, batch.labels)
+        targets = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
+        return LossOutput(loss, (logits.detach().argmax(dim=1) == targets).sum())
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.loss_config.label_smoothing
+        # The loss is summed in float32, also under autocast.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        # PyTorch's weighted mean divides by the weights for class labels but not for class probabilities. This divides
+        # by the number of images in both cases.
+        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="none").mean()
+
+    def predict(self, model: Network, split: Split, preprocess: Preprocess) -> Predictions:
+        """Run the network on every image of `split`."""
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            return run_inference(model, evaluation_batches(split, preprocess), device)
+
+    def compute_metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Compute top-1, top-5 and the loss."""
+        return classification_metrics(predictions)
+
+    def clean_batches(self, train: Split, preprocess: Preprocess, recipe: Recipe) -> Iterator[Tensor]:
+        """Yield training images without augmentation."""
+        return clean_batches(recipe, train, preprocess)
+
+    def report(self, info: ReportInfo, split: Split, predictions: Predictions | None) -> str:
+        """Render metrics, curves, confusion matrix and the most confident errors."""
+        return render_report(info, split.to(torch.device("cpu")), predictions)
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """Load the recipe's images."""
+    return load_dataset(recipe.data.source, load_options(recipe))
+
+
+def build_task(recipe: Recipe, data: Dataset, init: Checkpoint | None, saved: dict[str, Any] | None) -> TaskSetup:
+    """Return task, network and preprocessing of a classification run; see `config.tasks.TaskModule`."""
+    model = init_from_checkpoint(recipe, init, data.classes, data.channels)
+    check_fit(recipe, model, data)
+    preprocess = run_preprocess(recipe, data, init, saved)
+    balanced = recipe.loss.class_weights == "balanced"
+    weights = balanced_class_weights(data.train.labels, len(data.classes)) if balanced else None
+    task = ClassificationTask(recipe.loss, weights, build_augment(recipe, data, preprocess))
+    content = [data.classes, list(data.train.names), data.train.labels.tolist(), data.mean, data.std]
+    return TaskSetup(task, model, preprocess, len(data.train.labels), data_digest(content, data.source))
+
+
+def check_fit(recipe: Recipe, model: Network, data: Dataset) -> None:
+    """Raise ValueError for images below the network's minimum size and for too few images."""
+    if not data.train:
+        raise ValueError(f"{data.source} has no training images")
+    smallest = min(*recipe.size.sizes, recipe.eval_size)
+    if smallest < model.min_size:
+        hint = ", or model.pool_mode same" if recipe.model.pool_mode == "ceil" else ""
+        needed = f"{recipe.model.name} needs at least {model.min_size} pixels"
+        raise ValueError(f"size {smallest} is too small: {needed}{hint}")
+    if recipe.early_stopping_patience and not data.validation:
+        raise ValueError("early_stopping_patience needs a validation split: set data.val_split, such as 0.2")
+    has_batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if has_batchnorm and min(recipe.batch_size, len(data.train.labels)) < 2:
+        raise ValueError(f"{recipe.model.name} has batch normalization: it needs at least 2 images per step")
+
+
+def build_augment(recipe: Recipe, data: Dataset, preprocess: Preprocess) -> Augment:
+    """Return the recipe's augmentation; ValueError for a policy unknown to timm."""
+    options = recipe.augment
+    if options.auto_augment:
+        build_auto_augment(options.auto_augment, preprocess.size, preprocess.mean)
+    return Augment(**vars(options), num_classes=len(data.classes))
+
+
+def balanced_class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Return class weights (classes,) in inverse proportion to the class counts, 1 on average over the images."""
+    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
+    return len(labels) / (num_classes * counts.float())

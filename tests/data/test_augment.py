@@ -1,0 +1,133 @@
+"""timm's augmentations are functions of the generator, and equal direct calls of timm."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.data.mixup import Mixup
+
+from googlenet.data.augment import (
+    Augment,
+    apply_auto_augment,
+    build_auto_augment,
+    mixup_cutmix,
+    random_erasing,
+    random_resized_crop,
+    seeded_global_rng,
+)
+from googlenet.data.batch_slice import full_batch
+from googlenet.data.dataset import Split
+from googlenet.data.loader import Batch, full_batch_spec, training_batch
+from googlenet.data.preprocess import Preprocess
+
+ALL = Augment("random", 1, 0, 0.5, "rand-m7-mstd0.5", 0.5, 0.4, 1.0, 3)
+
+
+def split(channels: int, count: int = 23) -> Split:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (count, channels, 20, 20), dtype=torch.uint8, generator=generator)
+    return Split(images, torch.arange(count) % 3, [str(n) for n in range(count)])
+
+
+def batch(channels: int, augment: Augment, step: int = 0) -> Batch:
+    preprocess = Preprocess(16, channels, (0.5,) * channels, (0.25,) * channels)
+    data = split(channels)
+    spec = full_batch_spec(len(data.labels), 8, step=step, size=16, seed=1)
+    return training_batch(data, preprocess, augment, spec)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_depends_only_on_seed_and_step_and_restores_global_generators(channels: int) -> None:
+    batch(channels, ALL)  # Importing timm draws random numbers.
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    first = batch(channels, ALL, 1)
+    after = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == after
+    batch(channels, ALL, 2)
+    again = batch(channels, ALL, 1)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.labels, again.labels)
+    assert first.images.shape == (8, channels, 16, 16)
+    assert not torch.equal(first.images, batch(channels, ALL, 2).images)
+
+
+def test_mixup_and_cutmix_equal_timm() -> None:
+    images, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0), (0.4, 1.0)):
+        with seeded_global_rng(torch.Generator().manual_seed(9)):
+            ours = mixup_cutmix(images.clone(), labels, Augment(mixup=mixup, cutmix=cutmix, num_classes=3))
+        seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(9)))
+        np.random.seed(seed)
+        expected = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=3)(images.clone(), labels)
+        assert torch.equal(ours[0], expected[0])
+        assert torch.equal(ours[1], expected[1])
+        assert not torch.equal(ours[0], images)
+
+
+@given(count=st.integers(1, 9), mixup=st.sampled_from([0.0, 0.2, 1.0]), cutmix=st.sampled_from([0.5, 1.0]))
+def test_mixed_labels_are_probabilities(count: int, mixup: float, cutmix: float) -> None:
+    labels = torch.arange(count) % 4
+    with seeded_global_rng(torch.Generator().manual_seed(count)):
+        augment = Augment(mixup=mixup, cutmix=cutmix, num_classes=4)
+        images, probabilities = mixup_cutmix(torch.randn(count, 1, 6, 6), labels, augment)
+    assert images.shape == (count, 1, 6, 6)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(count))
+    assert (probabilities >= 0).all()
+    if count % 2:
+        assert probabilities[-1].argmax() == labels[-1] and probabilities[-1].max() == 1, "timm mixes pairs"
+
+
+@given(min_scale=st.floats(0.05, 0.99), seed=st.integers(0, 99), size=st.integers(1, 40))
+def test_crops_are_regions_of_the_image(min_scale: float, seed: int, size: int) -> None:
+    # Every row is brighter than the one above.
+    ramp = torch.arange(20, dtype=torch.uint8) * 10
+    images = ramp.view(1, 1, -1, 1).expand(4, 1, 20, 20)
+    identity = Preprocess(size, 1, (0.0,), (1.0,))
+    generator = torch.Generator().manual_seed(seed)
+    out = random_resized_crop(images, min_scale, size, identity, generator, full_batch(4))
+    assert out.shape == (4, 1, size, size)
+    assert out.min() >= -1e-3 and out.max() <= 190.001
+    assert (out.diff(dim=2) >= -1e-3).all(), "brightness still increases downwards"
+
+
+@pytest.mark.parametrize("min_scale", [0.1, 0.5, 0.9])
+def test_crops_have_the_minimum_area(min_scale: float) -> None:
+    # Each pixel contains its row or its column, so the range of values in a crop is its height or width.
+    ramp = torch.arange(200, dtype=torch.uint8)
+    pixels = torch.stack([ramp.view(-1, 1).expand(200, 200), ramp.expand(200, 200)]).expand(60, 2, 200, 200)
+    identity = Preprocess(400, 2, (0.0, 0.0), (1.0, 1.0))
+    out = random_resized_crop(pixels, min_scale, 400, identity, torch.Generator().manual_seed(0), full_batch(60))
+    height, width = (out.amax((2, 3)) - out.amin((2, 3)) + 1).unbind(1)
+    scale, aspect = height * width / 200**2, width / height
+    # A crop of nearly the whole image that is not square does not fit, and is clipped.
+    assert scale.min() > min(min_scale, 0.75) - 0.02
+    assert aspect.min() > 0.74 and aspect.max() < 1.35
+    assert scale.max() - scale.min() > 0.1
+
+
+def test_gray_images_stay_gray_and_in_range() -> None:
+    images = split(1).images.float()
+    with seeded_global_rng(torch.Generator().manual_seed(0)):
+        out = apply_auto_augment("rand-m9-n3", images, Preprocess(20, 1, (0.5,), (0.2,)))
+    assert out.shape == images.shape
+    assert out.min() >= 0 and out.max() <= 255
+    assert not torch.equal(out, images)
+
+
+def test_random_erasing_blanks_to_the_mean() -> None:
+    with seeded_global_rng(torch.Generator().manual_seed(0)):
+        out = random_erasing(torch.ones(40, 1, 12, 12), 0.5)
+    erased = (out == 0).flatten(1).any(1)
+    assert 8 <= erased.sum() <= 32
+    assert ((out == 0) | (out == 1)).all()
+
+
+@pytest.mark.parametrize("policy", ["randy", "rand-q5", ""])
+def test_an_unknown_policy_is_a_one_line_error(policy: str) -> None:
+    with pytest.raises(ValueError, match="unknown timm policy") as raised:
+        build_auto_augment(policy, 16, (0.5, 0.5, 0.5))
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,179 @@
+"""Invalid requests and limits: each has its own status and a one-line message; no response has status 500."""
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from googlenet.benchmark.memory import rss_bytes
+from googlenet.serving import server as server_module
+from googlenet.serving.service import InferenceService
+from servers import RunningServer, fuzz_server, png, serve_in_thread
+
+
+def error_message(response: httpx.Response, status: int) -> str:
+    """Check the shape of an error response; return its message."""
+    assert response.status_code == status, response.text
+    (error,) = response.json().values()
+    assert set(error) == {"status", "message"} and error["status"] == status
+    assert "\n" not in error["message"]
+    return str(error["message"])
+
+
+@pytest.fixture(scope="module")
+def strict(small_run: Path) -> Iterator[httpx.Client]:
+    """A server with low limits and an API key."""
+    limits = {"max_queue": 4, "max_body_bytes": 60_000, "max_images": 3, "max_pixels": 10_000}
+    with (
+        serve_in_thread(small_run, api_key="s3cret", **limits) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        client.headers["authorization"] = "Bearer s3cret"
+        yield client
+
+
+def post(
+    client: httpx.Client, data: bytes, content_type: str = "image/png", query: str = "", **headers: str
+) -> httpx.Response:
+    return client.post(f"/v1/predict{query}", content=data, headers={"content-type": content_type, **headers})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"images": ["http://127.0.0.1/a.png"]}, "URLs are not fetched"),
+        ({"images": ["file:///etc/passwd"]}, "URLs are not fetched"),
+        ({"images": ["%%%"]}, "not base64"),
+        ({"images": []}, "images"),
+        ({"image": ["x"]}, "images"),
+        ({"images": ["eA=="], "top": "5"}, "top"),
+        ({"images": ["eA=="], "top": 0}, "top"),
+        ({"images": ["eA=="], "sizes": [40, 40]}, "duplicate size"),
+        ({"images": ["eA=="], "sizes": [8]}, "31 to 1024"),
+        ({"images": ["eA=="], "sizes": list(range(40, 50))}, "the limit is 8"),
+        ({"images": ["eA=="], "url": "x"}, "url"),
+        ({"images": ["eA=="]}, "image 1: not an image"),
+        ({"images": [base64.b64encode(png()[:900]).decode()]}, "image 1: damaged image"),
+        ([1], "object"),
+    ],
+)
+def test_invalid_json(client: httpx.Client, body: Any, message: str) -> None:
+    assert message in error_message(client.post("/v1/predict", json=body), 422)
+
+
+def test_invalid_forms(client: httpx.Client) -> None:
+    assert "send one or more files" in error_message(client.post("/v1/predict", files={"a": (None, "")}), 422)
+    assert "URLs are not fetched" in error_message(
+        client.post("/v1/predict", files={"image": (None, "https://x/y.png")}), 422
+    )
+    assert "notes.txt: not an image" in error_message(
+        client.post("/v1/predict", files={"image": ("notes.txt", b"hello")}), 422
+    )
+    assert "valid integer" in error_message(post(client, png(), query="?sizes=big"), 422)
+    assert "text/csv" in error_message(post(client, b"a,b", "text/csv"), 415)
+    error_message(post(client, b"no parts", "multipart/form-data; boundary=x"), 400)
+    error_message(post(client, b"no boundary", "multipart/form-data"), 400)
+    assert "unknown model 'other'" in error_message(post(client, png(), query="?model=other"), 404)
+    assert "no class 'cow'" in error_message(
+        client.post("/v1/explain", files={"image": png()}, data={"label": "cow"}), 422
+    )
+    # Pillow would render this with Ghostscript.
+    assert "not an image" in error_message(post(client, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n"), 422)
+
+
+def test_request_limits(strict: httpx.Client) -> None:
+    assert "60,000 bytes" in error_message(post(strict, b"x" * 60_001), 413)
+    parts = iter([b"x" * 40_000, b"x" * 40_000])
+    chunked = strict.post("/v1/predict", content=parts, headers={"content-type": "image/png"})
+    assert "60,000 bytes" in error_message(chunked, 413)
+    assert "10,000 allowed" in error_message(post(strict, fuzz_server().png_bomb(101, 100)), 413)
+    assert "more than 10,000 pixels" in error_message(post(strict, fuzz_server().png_bomb(60_000, 60_000)), 413)
+    error_message(strict.post("/v1/predict", files=[("image", png(8))] * 4), 413)
+    assert post(strict, png()).status_code == 200
+
+
+def test_queue_limit(strict: httpx.Client) -> None:
+    async def send() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=strict.base_url, headers=strict.headers, timeout=30) as client:
+            requests = [client.post("/v1/predict", files=[("image", png(90, seed))] * 2) for seed in range(30)]
+            return list(await asyncio.gather(*requests))
+
+    responses = asyncio.run(send())
+    rejected = [response for response in responses if response.status_code == 429]
+    assert {response.status_code for response in responses} == {200, 429}
+    for response in rejected:
+        assert response.headers["retry-after"] == "1" and "busy" in error_message(response, 429)
+    assert post(strict, png()).status_code == 200, "the reservations have been released"
+
+
+def test_timeouts(strict: httpx.Client, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request exceeds its limit, however fast the machine is."""
+    raw_exchange = fuzz_server().raw_exchange
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-API-Key: s3cret\r\nContent-Type: image/png\r\n"
+    # Each part arrives in time, but the body of 900 bytes is never complete.
+    with serve_in_thread(small_run, api_key="s3cret", timeout=0.5) as url:
+        received = raw_exchange(url, [head + b"Content-Length: 900\r\n\r\n", b"a", b"b"], 0.1)
+    assert received.startswith(b"HTTP/1.1 408") and b"the body was not received within 0.5 s" in received
+    monkeypatch.setattr(server_module, "HEADER_TIMEOUT", 0.4)
+    received = raw_exchange(str(strict.base_url), [b"POST / HTTP", *[b"a"] * 8], 0.1)
+    assert received == b"", "closed without a response"
+    with serve_in_thread(small_run, timeout=0.4, max_batch_delay_ms=9000.0) as url:
+        response = httpx.post(f"{url}/v1/predict", files={"image": png()})
+        assert "no response within 0.4 s" in error_message(response, 504)
+
+
+def test_api_key(strict: httpx.Client) -> None:
+    anonymous = httpx.Client(base_url=strict.base_url)
+    for headers in (
+        {},
+        {"authorization": "Bearer s3cre"},
+        {"authorization": "Basic s3cret"},
+        {"x-api-key": "s3cret\u00e9".encode()},
+    ):
+        response = anonymous.post("/v1/predict", content=png(), headers={"content-type": "image/png", **headers})
+        assert "API key required" in error_message(response, 401)
+        assert response.headers["www-authenticate"] == "Bearer"
+    for path in ("/v1/models", "/metrics", "/v2", "/nothing", "/v1/models/small/reload"):
+        error_message(anonymous.get(path), 401)
+    for path in ("/", "/healthz", "/v2/health/ready", "/docs"):
+        assert anonymous.get(path).status_code == 200
+    assert post(anonymous, png(), **{"x-api-key": "s3cret"}).status_code == 200
+
+
+def test_unexpected_exception(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("secret details")
+
+    monkeypatch.setattr(InferenceService, "predict", fail)
+    with serve_in_thread(small_run) as url:
+        response = httpx.post(f"{url}/v1/predict", files={"image": png()})
+    assert "see the log" in error_message(response, 500) and "secret" not in response.text
+
+
+def test_fuzzing(server: RunningServer, client: httpx.Client, small_run: Path) -> None:
+    """Send the first cases of benchmarks/fuzz_server.py."""
+    fuzz = fuzz_server()
+    expected = client.post("/v1/predict", files={"image": png()}).json()["images"][0]["top"]
+    fuzz.fuzz(server.url, "small", 150, seed=3)  # until then memory grows to its working size
+    before = rss_bytes(server.process.pid) / 1e6
+    result = fuzz.fuzz(server.url, "small", 300)
+    assert result.failures == []
+    assert sum(result.statuses.values()) == 300
+    assert {kind.split()[0] for kind in result.statuses} == {"corrupt", "bomb", "form", "json", "v2", "route"}
+    # Allocators keep some pages (measured: 1 to 4 times the bytes sent). A leak of the pixels of all images, or of one
+    # decompression bomb, would be more than 25 times the bytes sent.
+    sent = sum(len(case.content) for case in islice(fuzz.generate_cases(0, "small"), 300)) / 1e6
+    growth = rss_bytes(server.process.pid) / 1e6 - before
+    assert growth < 16 * sent, f"{sent:.1f} MB were sent, the server grew by {growth:.1f} MB"
+    responses = fuzz.malformed_http(server.url)
+    # An empty line means that the connection was closed while the client was still sending.
+    assert len(responses) == 8
+    assert all(line == "" or line.startswith(("HTTP/1.1 400 ", "HTTP/1.1 413 ")) for line in responses.values())
+    assert responses["non-integer content length"] == "HTTP/1.1 400 "
+    assert responses["body too large"].startswith("HTTP/1.1 413")
+    assert client.post("/v1/predict", files={"image": png()}).json()["images"][0]["top"] == expected
