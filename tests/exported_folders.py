@@ -21,10 +21,9 @@ def exported_to_all(smoke_run: Path, build_once: BuildOnce) -> Path:
 
 
 def export_run(run: Path, formats: str, out: Path) -> None:
-    """Export in a new process: four engines and the quantizers load their own copies of OpenMP and protobuf."""
     done = googlenet(
         "export", run, "--format", formats, "--int8", "--max-accuracy-drop", "0.1", "--calibration-images", "60",
-        "--max-images", "200", "--threads", "1", "--out", out, "--json", own_process=True,
+        "--max-images", "200", "--threads", "1", "--out", out, "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.json["max_error"] < 1e-4

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import torch
 from PIL import Image
 
 import googlenet as package
-from conftest import googlenet
 from googlenet.checkpoint.format import Checkpoint
 from googlenet.cli.main import main
 from googlenet.config.schema import ModelConfig, Recipe
@@ -110,8 +110,6 @@ def test_int8(name: str, exported_folder: Path, test_images: Split) -> None:
     assert drop == manifest["accuracy"]["float32"]["top1"] - manifest["accuracy"][f"{name}:int8"]["top1"]
 
 
-# Slow: in the fast suite an xdist worker ends without a message during this test; alone it passes. Unexplained.
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_examples_do_not_need_this_package(
     name: str, request: pytest.FixtureRequest, test_images: Split, tmp_path: Path
@@ -129,10 +127,9 @@ def test_examples_do_not_need_this_package(
     done = subprocess.run([*command, *files], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     labels = [line.split(": ")[1].rsplit(" ", 1)[0] for line in done.stdout.splitlines()]
-    # In a new process as well: this worker ended without a message when it opened the engine after other libraries.
-    arguments = ("--engine", f"{name}:float32", "--threads", 1, "--top-k", 1, "--json")
-    rows = googlenet("predict", folder, *files, *arguments, own_process=True).json
-    assert labels == [row["top"][0]["label"] for row in rows]
+    predictor = open_exported(folder, f"{name}:float32", 1)
+    small = resize_with_pillow(images, predictor.preprocess.size)
+    assert labels == [predictor.classes[i] for i in predictor.predict(small).argmax(1).tolist()]
 
 
 @pytest.mark.slow
@@ -152,6 +149,28 @@ def test_colors_softmax_and_normalization_across_channels(test_images: Split, tm
         logits = open_exported(result.folder, name, 1).predict(images)
         torch.testing.assert_close(logits.exp().sum(1), torch.ones(7))
         torch.testing.assert_close(logits.exp(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAST_ENGINES)
+def test_closing_in_the_order_of_opening_leaves_signals_working(name: str, exported_folder: Path) -> None:
+    """The main thread has an alternative signal stack, which an engine may replace; a signal must still be handled."""
+    program = f"""
+import faulthandler, gc, signal, subprocess, sys
+faulthandler.enable()
+import torch
+from googlenet.export.engine import open_exported
+signal.signal(signal.SIGCHLD, lambda *_: None)
+opened = [open_exported(sys.argv[1], "{name}:float32", 1) for _ in range(3)]
+for predictor in opened:
+    predictor.predict(torch.zeros(1, 1, 16, 16))
+del predictor
+while opened:
+    opened.pop(0)
+    gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program, exported_folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_errors(exported_folder: Path, smoke_run: Path, tmp_path: Path) -> None:

@@ -56,16 +56,13 @@ class ModelConfig(_Validated):
         aux: add the auxiliary classifiers and train with their losses.
         init: initial weights: xavier, truncated_normal or kaiming; unset: the model's default.
         dropout: dropout rate before the classifier, in [0, 1); unset: the model's default.
-        pool_mode: max pooling of a GoogLeNet: ceil (the paper) or same (padded, for small images); unset: the model's
-            default.
-        stem_stride: total stride of the stem's first convolution and pool: 4, or 2 or 1 for small images; unset: the
-            model's default (4).
+        pool_mode: max pooling of a GoogLeNet: ceil (the paper) or same (padded, for small images).
+        stem_stride: total stride of the stem's first convolution and pool: 4, or 2 or 1 for small images; unset: 4.
         spp_levels: grids of spatial pyramid pooling, such as [1, 2, 4]; unset: the model's default ([1]).
         width_mult: factor of every channel count of a GoogLeNet; unset: the model's default (1).
         seed: seed of the initial weights; unset: the recipe's seed.
         init_from: start from the weights of a run folder, a .safetensors file, or published weights such as
-            torchvision:googlenet. Model options that are unset are taken from there; the classifier is new if the
-            classes differ.
+            torchvision:googlenet. Unset model options are taken from there; other classes get a new classifier.
         freeze: layers that are not trained: none, stem (all before the first Inception block), trunk (all but the
             classifier), or all layers up to a named one, such as inception_4a.
     """
@@ -256,8 +253,7 @@ class DetectionConfig(_Validated):
         neck: fpn (feature pyramid of strides 8, 16 and 32) or none (the map of stride 32 only).
         neck_channels: channels of the neck's feature maps.
         head_convs: convolutions in each tower of the head.
-        regress_range: a level is responsible for objects whose farthest side is up to this many strides from a
-            location; coarser levels for larger objects.
+        regress_range: largest distance, in strides of its level, from a location to a side of its object.
         score_threshold: lowest score of a detection, in [0, 1).
         nms_iou: non-maximum suppression: largest overlap (IoU) of two boxes of a class, in (0, 1].
         max_detections: largest number of detections of an image.
@@ -289,8 +285,7 @@ class RegionsConfig(_Validated):
         positive_fraction: fraction of them that are objects, in (0, 1).
         hard_negative_fraction: fraction of the others with an IoU of 0.1 or more with an object, in [0, 1].
         box_regression: apply the learned box regression when predicting (it is trained in any case).
-        box_voting_iou: average each final box with the boxes of its class that overlap it by this much, in (0, 1];
-            unset: no box voting.
+        box_voting_iou: average each final box with those of its class that overlap it by this IoU; unset: off.
     """
 
     selective_search: bool = True
@@ -316,12 +311,10 @@ class Recipe(_Validated):
         batch_size: images per step, over all processes.
         grad_accum_steps: parts into which each batch is split to save memory; gradients are accumulated.
         seed: seed of the initial weights, the order, the validation split and all augmentation.
-        ema_decay: decay, in (0, 1), of an exponential moving average of the weights, which is then the trained model;
-            unset: none.
+        ema_decay: decay, in (0, 1), of an exponential moving average of the weights, which is delivered; unset: off.
         precise_bn_batches: at the end, recompute the statistics of batch normalization over this many batches of
             training images without augmentation, at the evaluation size; 0: all images, unset: off.
-        early_stopping_patience: stop after this many validations without improvement and keep the weights with the
-            best validation score; unset: train to the end and keep the last weights.
+        early_stopping_patience: stop after this many validations without improvement, and keep the best; unset: off.
         eval_every_epochs: epochs between two validations.
         checkpoint_every_minutes: minutes between two checkpoints.
         device: auto, cpu, cuda or mps.

@@ -4,6 +4,7 @@ A new head is one module with a function ``build_head(config, num_classes, strid
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,25 +22,23 @@ HEADS: dict[str, str] = {
 }
 
 
-class DetectionHead(nn.Module):
+class DetectionHead(nn.Module, ABC):
     """The part of a detector from the feature levels to losses and boxes."""
 
+    @abstractmethod
     def losses(self, levels: Sequence[FeatureLevel], batch: DetectionBatch) -> LossOutput:
         """Compute the loss, and per image the fraction of correct classes, summed over the images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def detect(self, levels: Sequence[FeatureLevel], batch: DetectionBatch) -> list[Detections]:
         """Return the detections on each image, in pixels of the batch, best first."""
-        raise NotImplementedError
 
 
 def get_head_module(name: str) -> Any:
     """Import the module of a head; ValueError for an unknown name."""
     if name not in HEADS:
-        raise ValueError(
-            f"detection.head: unknown head {name!r}{nearest(name, [*HEADS, 'rcnn'])}; the heads are "
-            f"{', '.join(HEADS)}, and rcnn for R-CNN"
-        )
+        names = [*HEADS, "rcnn"]
+        raise ValueError(f"detection.head: unknown head {name!r}{nearest(name, names)}; use {', '.join(names)}")
     return importlib.import_module(HEADS[name])
 
 

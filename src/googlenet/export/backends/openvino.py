@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,15 @@ def open(paths: Sequence[Path], threads: int | None) -> Session:
     openvino = import_optional("openvino")
     core = openvino.Core()
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    dynamic_model = core.compile_model(paths[0], "CPU", settings)
+    settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+
+    def compile_model(model: Any) -> Any:
+        # In a thread of its own: OpenVINO replaces the signal stack of the calling thread, and closing models in
+        # another order than they were opened leaves a freed one behind. The next signal would crash the process.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(core.compile_model, model, "CPU", settings).result()
+
+    dynamic_model = compile_model(paths[0])
     num_calls: Counter[tuple[int, ...]] = Counter()
     static_models: dict[tuple[int, ...], Any] = {}
     lock, thread_local = threading.Lock(), threading.local()
@@ -62,7 +69,7 @@ def open(paths: Sequence[Path], threads: int | None) -> Session:
             if due and shape not in static_models:
                 model = core.read_model(paths[0])
                 model.reshape(list(shape))
-                static_models[shape] = core.compile_model(model, "CPU", settings)
+                static_models[shape] = compile_model(model)
             return static_models.get(shape, dynamic_model)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
