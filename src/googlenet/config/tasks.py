@@ -22,7 +22,7 @@ class TaskModule(Protocol):
     """The functions of a task's module."""
 
     def load_data(self, recipe: Recipe) -> Any:
-        """Load the data set: `train`, `validation`, `test`, `classes`, `skipped`, and ``to(device)``."""
+        """Load the data set: `train`, `validation`, `test`, `classes`, `accounting`, and ``to(device)``."""
 
     def build_task(self, recipe: Recipe, data: Any, init: Any, saved: dict[str, Any] | None) -> Any:
         """Return the `training.tasks.base.TaskSetup` of a run.

@@ -1,12 +1,13 @@
 """Data sets in memory or on disk: splits of uint8 images with labels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .accounting import Accounting
 from .decode import ImageError
 from .lazy import LazyImages, default_num_workers
 from .preprocess import CropMode, Preprocess
@@ -65,7 +66,7 @@ class Dataset:
 
     `source` has absolute paths; `classes` are in the order of the labels, and `synsets` are their WordNet identifiers,
     if the source has them. `validation` images are the source's own or held out of `train`; `test` may be empty. `mean`
-    and `std` of the training pixels are fractions of the pixel range; `skipped` are unreadable files with reasons.
+    and `std` of the training pixels are fractions of the pixel range. `accounting` counts the used and excluded files.
     """
 
     source: str
@@ -75,7 +76,7 @@ class Dataset:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    skipped: tuple[str, ...] = ()
+    accounting: Accounting = field(default_factory=Accounting)
     synsets: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Dataset":
@@ -87,6 +88,11 @@ class Dataset:
         """Keep at most `count` evenly spaced images of each split."""
         train, validation, test = (split.subsample(count) for split in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Return one line per reason for which files are excluded; see `Accounting.lines`."""
+        return self.accounting.lines()
 
     @property
     def channels(self) -> int:
@@ -169,7 +175,8 @@ def build_dataset(
     # Some sources have no training images, only images to evaluate on.
     measured = next((split for split in splits.values() if split), splits["train"])
     mean, std = pixel_statistics(measured.images)
-    return Dataset(source, classes, splits["train"], splits["validation"], splits["test"], mean, std, tuple(skipped))
+    accounting = Accounting(notes=list(skipped))
+    return Dataset(source, classes, splits["train"], splits["validation"], splits["test"], mean, std, accounting)
 
 
 def num_validation(count: int, validation: float) -> int:

@@ -82,8 +82,8 @@ def load_detection_eval_dataset(
 
 def _check_data(source: str, data: Dataset | DetectionDataset, expected: Sequence[str], is_match: bool) -> None:
     """Print unreadable files; raise ValueError for data with other classes than those of the network."""
-    for message in data.skipped:
-        print(f"skipped: {message}", file=sys.stderr)
+    for message in data.accounting.lines():
+        print(message, file=sys.stderr)
     if not is_match:
         actual = truncate_list(data.classes)
         raise ValueError(f"{source} has the classes {actual}, but the network has {truncate_list(expected)}")

@@ -14,6 +14,7 @@ from ..checkpoint.format import RECIPE_FILE, read_run_recipe
 from ..checkpoint.train_state import TrainState, read_train_state
 from ..config.schema import Recipe
 from ..config.tasks import get_task_module
+from ..data.accounting import Accounting
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source
 from ..devices import pick_device, pick_precision
@@ -73,7 +74,7 @@ def build_training_run(
     model = setup.model.to(device)
     synchronized = distributed.world_size() > 1 and convert_sync_batchnorm(model)
     optimizer = build_optimizer(recipe.optimizer, model)
-    distributed.run_on_main(lambda: create_folder(folder, recipe, command))
+    distributed.run_on_main(lambda: create_folder(folder, recipe, command, data.accounting))
 
     # The kernels' batch normalization sees the images of one process only.
     native = not synchronized and not recipe.compile and kernels.enable_cpu_kernels(model)
@@ -84,7 +85,7 @@ def build_training_run(
     patience = recipe.early_stopping_patience
     early_stopping = EarlyStopping(patience, setup.task.monitor) if patience else None
     state = TrainState(model, optimizer, ema_model, accelerator.scaler, early_stopping)
-    notes = [f"skipped: {reason}" for reason in data.skipped]
+    notes = list(data.accounting.lines())
     schedule = build_step_schedule(recipe, setup.num_images)
     state.seconds = time.perf_counter() - started
     if saved is not None:
@@ -144,11 +145,11 @@ def check_folder(folder: Path, recipe: Recipe, resume: Resume) -> bool:
     return False
 
 
-def create_folder(folder: Path, recipe: Recipe, command: str | None) -> None:
-    """Create the run folder with the recipe and the environment of its start; existing files are kept."""
+def create_folder(folder: Path, recipe: Recipe, command: str | None, accounting: Accounting) -> None:
+    """Create the run folder with the recipe, the environment and the data of its start; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RECIPE_FILE).exists():
         write_atomically(folder / RECIPE_FILE, recipe.to_yaml())
     if not (folder / ENVIRONMENT_FILE).exists():
-        environment = describe_environment(command, distributed.world_size())
+        environment = describe_environment(command, distributed.world_size()) | {"data": accounting.to_dict()}
         write_atomically(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")

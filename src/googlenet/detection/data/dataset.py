@@ -1,7 +1,7 @@
 """Detection data sets: samples (images with boxes), their detections, splits and training batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...data.accounting import Accounting
 from ...data.dataset import LoadOptions
 from ...data.decode import ImageError, decode_image, to_tensor
 from ...data.loader import BatchSpec, sample_indices
@@ -93,8 +94,8 @@ class Detections(NamedTuple):
 class DetectionDataset:
     """A detection data set.
 
-    `channels` is 1 if every image is gray, else 3. `mean` and `std` are those of the training pixels in fractions;
-    `skipped` lists the problems of the source.
+    `channels` is 1 if every image is gray, else 3. `mean` and `std` are those of the training pixels in fractions.
+    `accounting` counts the used and excluded images and boxes.
     """
 
     source: str
@@ -105,7 +106,12 @@ class DetectionDataset:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    skipped: tuple[str, ...] = ()
+    accounting: Accounting = field(default_factory=Accounting)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Return one line per reason for which images or boxes are excluded; see `Accounting.lines`."""
+        return self.accounting.lines()
 
     def to(self, device: torch.device) -> "DetectionDataset":
         """Return itself: images of different sizes stay on the CPU, and their batches are moved to the device."""

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.ops import clip_boxes_to_image
 
+from ...data.accounting import Accounting
 from ...data.dataset import LoadOptions, num_validation
 from ...data.decode import ImageError, printable
 from ...data.lazy import ByteRanges
@@ -186,4 +187,5 @@ def build_detection_dataset(source: str, files: Mapping[str, AnnotationFile], op
         skipped.append(f"train: no object of class {', '.join(missing)}")
     sampled = (sample.read(channels).unsqueeze(0) for sample in subsample(train, STATISTICS_SAMPLES))
     mean, std = mean_std(sum(map(channel_histogram, sampled), torch.tensor(0)))
-    return DetectionDataset(source, classes, **splits, channels=channels, mean=mean, std=std, skipped=tuple(skipped))
+    accounting = Accounting(notes=skipped)
+    return DetectionDataset(source, classes, **splits, channels=channels, mean=mean, std=std, accounting=accounting)

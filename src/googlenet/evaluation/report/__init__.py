@@ -11,6 +11,8 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from ...data.accounting import Accounting, plural
+
 
 class Tile(NamedTuple):
     """A `value` in large type at the top of a page, with a `label`."""
@@ -76,15 +78,27 @@ def render_run_page(info: ReportInfo, tiles: Sequence[Tile], sections: Sequence[
     """Render the report of a run: `tiles` and `sections`, then the command, the recipe and the environment."""
     seconds = max((entry["seconds"] for entry in info.entries if entry["split"] == "train"), default=0.0)
     command = info.environment.get("command") or "googlenet.fit(recipe, out)"
-    values = {key: value for key, value in info.environment.items() if key != "command" and value is not None}
+    hidden = ("command", "data")
+    values = {key: value for key, value in info.environment.items() if key not in hidden and value is not None}
     subtitle = f"Trained {values.get('started', '')} with googlenet {values.get('googlenet', '')}"
     origin = [
+        *_data_section(info.environment.get("data")),
         Section("Command", "", Markup("<pre>{}</pre>").format(command)),
         Section("Recipe", "All values, including the defaults.", Markup("<pre>{}</pre>").format(info.recipe)),
         Section("Environment", "", render("definitions.html", values=values)),
     ]
     tiles = [*tiles, Tile(format_duration(seconds), "training time")]
     return render("page.html", title=info.title, subtitle=subtitle, tiles=tiles, sections=[*sections, *origin])
+
+
+def _data_section(accounting: dict[str, Any] | None) -> list[Section]:
+    """Return the section with the used and excluded items of the data source."""
+    if not accounting:
+        return []
+    counts = Accounting.from_dict(accounting)
+    used = [f"{count:,} {plural(kind, count)} used" for kind, count in counts.used.items()]
+    items = Markup().join(Markup("<li>{}</li>").format(line) for line in [*used, *counts.lines()])
+    return [Section("Data", "", Markup("<ul>{}</ul>").format(items))]
 
 
 def data_url(image: Tensor | bytes) -> str:

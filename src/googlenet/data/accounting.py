@@ -1,0 +1,93 @@
+"""Account for every file or entry that a data source encounters: it is used, or excluded for a reason."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_EXAMPLES = 3  # names that are kept and printed per reason
+
+
+@dataclass
+class Exclusion:
+    """The number of items that are excluded for one reason, and the first names."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Accounting:
+    """What a data source contains, by kind: "file", "entry" (of a list), "image", "box", "sample" (of a tar file).
+
+    `used` counts the items in use, `excluded` the others by kind and reason. `notes` are facts about the source that
+    are not about single items, such as held out images.
+    """
+
+    used: Counter[str] = field(default_factory=Counter)
+    excluded: defaultdict[tuple[str, str], Exclusion] = field(default_factory=lambda: defaultdict(Exclusion))
+    notes: list[str] = field(default_factory=list)
+
+    def use(self, kind: str, count: int = 1) -> None:
+        """Count items that are used."""
+        self.used[kind] += count
+
+    def exclude(self, kind: str, reason: str, name: str, count: int = 1) -> None:
+        """Count items that are excluded for `reason`; `name` is the first of them."""
+        if count:
+            exclusion = self.excluded[kind, reason]
+            exclusion.count += count
+            if len(exclusion.examples) < MAX_EXAMPLES:
+                exclusion.examples.append(name)
+
+    def num_excluded(self, kind: str) -> int:
+        """Return the number of excluded items of a kind."""
+        return sum(exclusion.count for (each, _), exclusion in self.excluded.items() if each == kind)
+
+    def encountered(self, kind: str) -> int:
+        """Return the number of used and excluded items of a kind."""
+        return self.used[kind] + self.num_excluded(kind)
+
+    def add(self, other: "Accounting", prefix: str = "") -> None:
+        """Add the counts of `other`; `prefix`, such as "train: ", is put before its reasons."""
+        self.used += other.used
+        for (kind, reason), exclusion in other.excluded.items():
+            mine = self.excluded[kind, prefix + reason]
+            mine.count += exclusion.count
+            mine.examples += exclusion.examples[: MAX_EXAMPLES - len(mine.examples)]
+        self.notes += other.notes
+
+    def lines(self) -> list[str]:
+        """Return one line per reason, the most frequent first, with the count and the first names; then the notes."""
+        ordered = sorted(self.excluded.items(), key=lambda item: -item[1].count)
+        return [*(_describe(kind, reason, exclusion) for (kind, reason), exclusion in ordered), *self.notes]
+
+    def reasons(self, count: int = 3) -> str:
+        """Return the most frequent reasons for an error message, or an empty string."""
+        return "; ".join(self.lines()[:count])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        excluded = [
+            {"kind": kind, "reason": reason, "count": exclusion.count, "examples": exclusion.examples}
+            for (kind, reason), exclusion in self.excluded.items()
+        ]
+        return {"used": dict(self.used), "excluded": excluded, "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Accounting":
+        """Create from the values of `to_dict`."""
+        result = cls(Counter(values["used"]), notes=list(values["notes"]))
+        for item in values["excluded"]:
+            result.excluded[item["kind"], item["reason"]] = Exclusion(item["count"], list(item["examples"]))
+        return result
+
+
+def plural(kind: str, count: int) -> str:
+    """Return the noun for `count` items of a kind."""
+    return kind if count == 1 else {"entry": "entries", "box": "boxes"}.get(kind, f"{kind}s")
+
+
+def _describe(kind: str, reason: str, exclusion: Exclusion) -> str:
+    more = ", ..." if exclusion.count > len(exclusion.examples) else ""
+    items = f"{exclusion.count:,} {plural(kind, exclusion.count)}"
+    return f"{items} excluded: {reason} ({', '.join(exclusion.examples)}{more})"
