@@ -86,14 +86,15 @@ class DataConfig(_Validated):
 
     Attributes:
         source: fashion-mnist, folder:PATH (one folder per class), imagenet:PATH, or shards:PATH or shards:URL
-            (WebDataset tar files); for detection scenes, scenes:train=N,test=N,seed=N, coco:PATH or voc:PATH.
+            (WebDataset tar files); for detection scenes, scenes:train=N,test=N,seed=N, coco:PATH, voc:PATH or
+            yolo:PATH.
         root: folder to search for the data first; relative paths in `source` are relative to it.
         val_split: training images held out for validation: a count (1 or more) or a fraction below 1.
         split_seed: seed that selects the validation images; unset: the recipe's seed.
         normalize: dataset (subtract the mean of the training pixels, divide by their standard deviation), none (pixels
             in [0, 1]), or pretrained (as the weights of model.init_from expect).
         crop_mode: how an image becomes square: center (crop) or squash (resize without keeping the aspect ratio).
-        on_error: unreadable images: skip (and list them) or raise.
+        on_error: unreadable images, and in detection also unusable annotations: skip (and list them) or raise.
         max_samples: use at most this many images of each split; unset: all.
         in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they fit.
         num_workers: processes that decode images that are not in memory; unset: one per core, 0 on one core.
@@ -254,7 +255,7 @@ class DetectionConfig(_Validated):
         neck_channels: channels of the neck's feature maps.
         head_convs: convolutions in each tower of the head.
         regress_range: largest distance, in strides of its level, from a location to a side of its object.
-        score_threshold: lowest score of a detection, in [0, 1).
+        score_threshold: detections have a score above this, in [0, 1).
         nms_iou: non-maximum suppression: largest overlap (IoU) of two boxes of a class, in (0, 1].
         max_detections: largest number of detections of an image.
         test_sizes: test at each of these sizes and merge the boxes; unset: at size.eval only.

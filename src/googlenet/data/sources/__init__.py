@@ -55,6 +55,7 @@ SOURCES = {
     "scenes": Source("googlenet.detection.data.scenes", "detection", ("scenes", "scenes:train=N,test=N,seed=N")),
     "coco": Source("googlenet.detection.data.coco", "detection", ("coco:PATH",), _absolute_path),
     "voc": Source("googlenet.detection.data.voc", "detection", ("voc:PATH",), _absolute_path),
+    "yolo": Source("googlenet.detection.data.yolo", "detection", ("yolo:PATH",), _absolute_path),
 }
 
 

@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     """
 
     name: str
-    image_id: int
+    image_id: int | str
     pixels: Tensor | Path
     height: int
     width: int

@@ -1,146 +1,191 @@
 """Check annotated images, decode them into memory if they fit, and build a data set."""
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image
+from PIL.ExifTags import Base
 from torchvision.ops import clip_boxes_to_image
 
-from ...data.accounting import Accounting
+from ...data.accounting import MAX_EXAMPLES, Accounting, plural
 from ...data.dataset import LoadOptions, num_validation
-from ...data.decode import ImageError, printable
+from ...data.decode import ImageError, image_error, printable
 from ...data.lazy import ByteRanges
 from ...data.scan import channel_histogram, check_images, mean_std
 from .dataset import DetectionDataset, Sample, subsample
+from .layout import ImageFinder
 
 # Largest size of the decoded images in memory; the images of a larger source are decoded when they are used.
 MAX_BYTES = 4 * 2**30
 # Number of images that the mean and standard deviation are computed from.
 STATISTICS_SAMPLES = 2000
-MISSING, UNREADABLE = "image files missing, skipped", "unreadable images, skipped"
-WRONG_SIZE = "images of another size than their annotations, skipped"
-NO_BOX, NO_OBJECTS = "annotations without a box, skipped", "images without objects, kept"
+IMAGE_EXCLUDED = "the image is excluded"
+SPLITS = ("train", "validation", "test")
 
 
 class RawObject(NamedTuple):
-    """An unchecked object: x1, y1, x2, y2 in pixels, and the other fields of `Sample`; without `area`, the box's."""
+    """An unchecked object: x1, y1, x2, y2, and the other fields of `Sample`; without `area`, the box's.
 
-    box: tuple[float, float, float, float]
+    `name` is its position in the annotations for messages.
+    """
+
+    box: tuple[float, ...]
     label: int
     crowd: bool
-    area: float | None = None
+    area: float | None
+    name: str
 
 
 class RawAnnotation(NamedTuple):
-    """An image's unchecked annotation; `size` is (height, width), None if the annotation has none."""
+    """An image's unchecked annotation.
 
-    path: Path
-    image_id: int
+    `path` is the image file, or the reason why there is none. `size` is (height, width), None if the annotation has
+    none. With `relative`, boxes are fractions of the image's width and height.
+    """
+
+    name: str
+    path: Path | str
+    image_id: int | str
     size: tuple[int, int] | None
     objects: Sequence[RawObject]
+    relative: bool = False
 
 
-class AnnotationFile(NamedTuple):
-    """The usable samples of a split, whether all their images are gray, and the number of each kind of problem."""
+@dataclass
+class AnnotationFile:
+    """The usable samples of a split, whether all their images are gray, and what was excluded.
+
+    `accounting` counts the samples and their boxes as used only when their images have been decoded. `notes` are the
+    names of images and boxes that are used with a remark.
+    """
 
     classes: tuple[str, ...]
-    samples: list[Sample]
-    all_gray: bool
-    problems: Counter[str]
+    accounting: Accounting = field(default_factory=Accounting)
+    notes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    samples: Sequence[Sample] = ()
+    all_gray: bool = True
+
+    def exclude_image(self, reason: str, name: str, num_boxes: int) -> None:
+        """Count an image and its boxes as excluded."""
+        self.accounting.exclude("image", reason, name)
+        self.accounting.exclude("box", IMAGE_EXCLUDED, name, num_boxes)
+
+    def exclude_box(self, reason: str, name: str) -> None:
+        """Count a box as excluded."""
+        self.accounting.exclude("box", reason, name)
+
+    def add_samples(self, annotations: Sequence[RawAnnotation]) -> "AnnotationFile":
+        """Convert annotations to samples, and exclude unusable images and boxes."""
+        with ThreadPoolExecutor() as pool:
+            headers = pool.map(_read_header, [annotation.path for annotation in annotations])
+        samples = []
+        for annotation, header in zip(annotations, headers, strict=True):
+            if isinstance(header, str):
+                self.exclude_image(header, annotation.name, len(annotation.objects))
+                continue
+            height, width, gray = header
+            size = annotation.size or (height, width)
+            # The size may be that of the image before its EXIF rotation.
+            if sorted(size) != sorted((height, width)):
+                self.exclude_image("another size than annotated", annotation.name, len(annotation.objects))
+                continue
+            self.all_gray &= gray
+            samples.append(self._build_sample(annotation, size))
+        self.samples = samples
+        return self
+
+    def _build_sample(self, annotation: RawAnnotation, size: tuple[int, int]) -> Sample:
+        """Clip the boxes to the image, and exclude unusable ones; up to one pixel outside is rounding and not noted."""
+        objects, path = annotation.objects, annotation.path
+        assert isinstance(path, Path)
+        boxes = torch.tensor([item.box for item in objects], dtype=torch.float64).view(-1, 4)
+        boxes = boxes * torch.tensor(size[::-1] * 2) if annotation.relative else boxes
+        # Areas are those of the annotation, computed in double precision.
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+        given = torch.tensor([item.area or 0 for item in objects], dtype=torch.float64)
+        boxes = boxes.float()
+        clipped = clip_boxes_to_image(boxes, size)
+        empty = ~boxes.isfinite().all(dim=1) | ((boxes[:, 2:] - boxes[:, :2]) <= 0).any(dim=1)
+        outside = ~empty & ((clipped[:, 2:] - clipped[:, :2]) <= 0).any(dim=1)
+        for reason, rows in (("empty box", empty), ("outside the image", outside)):
+            for row in rows.nonzero().flatten().tolist():
+                self.exclude_box(reason, objects[row].name)
+        kept = ~empty & ~outside
+        cut = kept & ((clipped - boxes).abs() > 1).any(dim=1)
+        names = [objects[row].name for row in cut.nonzero().flatten().tolist()]
+        self.notes["box partly outside the image, clipped to it"] += names
+        return Sample(
+            printable(path),
+            annotation.image_id,
+            path,
+            *size,
+            clipped[kept],
+            torch.tensor([item.label for item in objects], dtype=torch.int64)[kept],
+            torch.tensor([item.crowd for item in objects], dtype=torch.bool)[kept],
+            torch.where(given > 0, given, areas).float()[kept],
+        )
+
+    def load_images(self, samples: Sequence[Sample], channels: int, cache_key: str) -> list[Sample]:
+        """Decode the images into memory if all fit in `MAX_BYTES`, and count them and their boxes.
+
+        Those of a larger source are decoded once to find the unreadable ones, which are cached for `cache_key`.
+        """
+        if sum(sample.height * sample.width for sample in samples) * channels > MAX_BYTES:
+            paths = [os.fspath(sample.pixels) for sample in samples if isinstance(sample.pixels, Path)]
+            checked = check_images(ByteRanges.from_files(paths), paths, cache_key)
+            reasons = iter(checked.reasons)
+            pairs = zip(samples, checked.usable.tolist(), strict=True)
+            results = [sample if usable else next(reasons) for sample, usable in pairs]
+        else:
+            with ThreadPoolExecutor() as pool:
+                results = list(pool.map(lambda sample: _decode(sample, channels), samples))
+        kept = []
+        for sample, result in zip(samples, results, strict=True):
+            if isinstance(result, str):
+                self.exclude_image(result.removeprefix(f"{sample.pixels}: "), sample.name, len(sample.boxes))
+            else:
+                kept.append(result)
+        self.accounting.use("image", len(kept))
+        self.accounting.use("box", sum(len(sample.boxes) for sample in kept))
+        self.notes["image without objects, kept"] += [sample.name for sample in kept if not len(sample.boxes)]
+        return kept
+
+    def finish(self, split: str) -> Accounting:
+        """Return the counts with the name of the split in each reason and note."""
+        result = Accounting()
+        result.add(self.accounting, prefix=f"{split}: ")
+        for text, names in self.notes.items():
+            kind, _, rest = text.partition(" ")
+            if names:
+                examples = ", ".join([*names[:MAX_EXAMPLES], *(["..."] if len(names) > MAX_EXAMPLES else [])])
+                result.notes.append(f"{split}: {len(names):,} {plural(kind, len(names))} {rest} ({examples})")
+        return result
 
 
-def validate_annotations(
-    annotations: Sequence[RawAnnotation], classes: tuple[str, ...], problems: Counter[str]
-) -> AnnotationFile:
-    """Convert annotations to samples, leave out unusable images and boxes, and add their problems to the count."""
-    with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(_read_header, [annotation.path for annotation in annotations]))
-    samples, all_gray = [], True
-    for annotation, header in zip(annotations, headers, strict=True):
-        if isinstance(header, str):
-            problems[header] += 1
-            continue
-        height, width, gray = header
-        size = annotation.size or (height, width)
-        # The size may be that of the image before its EXIF rotation.
-        if sorted(size) != sorted((height, width)):
-            problems[WRONG_SIZE] += 1
-            continue
-        all_gray &= gray
-        samples.append(_build_sample(annotation, size, problems))
-    problems[NO_OBJECTS] += sum(not len(sample.boxes) for sample in samples)
-    return AnnotationFile(classes, samples, all_gray, problems)
-
-
-def _read_header(path: Path) -> tuple[int, int, bool] | str:
-    """Return height, width and whether an image file is gray, without decoding it; or the kind of problem."""
+def _read_header(path: Path | str) -> tuple[int, int, bool] | str:
+    """Return height, width (as displayed) and whether an image file is gray, without decoding it; or why not."""
+    if isinstance(path, str):
+        return path
     try:
         with Image.open(path) as image:
-            return image.height, image.width, image.mode in ("L", "1", "I;16")
-    except FileNotFoundError:
-        return MISSING
-    except Exception:  # Pillow raises many types for damaged files
-        return UNREADABLE
+            rotated = image.getexif().get(Base.Orientation, 1) in (5, 6, 7, 8)
+            width, height = image.size[::-1] if rotated else image.size
+            return height, width, image.mode in ("L", "1", "I;16")
+    except Exception as error:  # Pillow raises many types for damaged files
+        return str(image_error(error, "")).removeprefix(": ")
 
 
-def _build_sample(annotation: RawAnnotation, size: tuple[int, int], problems: Counter[str]) -> Sample:
-    """Clip the boxes to the image, leave out unusable ones, and count the problems.
-
-    Up to one pixel outside the image is rounding and not counted.
-    """
-    objects = annotation.objects
-    boxes = torch.tensor([item.box for item in objects], dtype=torch.float32).view(-1, 4)
-    finite = boxes.isfinite().all(dim=1)
-    boxes = torch.where(finite.unsqueeze(1), boxes, 0.0)
-    clipped = clip_boxes_to_image(boxes, size)
-    empty = ~finite | ((boxes[:, 2:] - boxes[:, :2]) <= 0).any(dim=1)
-    outside = ~empty & ((clipped[:, 2:] - clipped[:, :2]) <= 0).any(dim=1)
-    cut = ~empty & ~outside & ((clipped - boxes).abs() > 1).any(dim=1)
-    problems["empty boxes, skipped"] += int(empty.sum())
-    problems["boxes outside their image, skipped"] += int(outside.sum())
-    problems["boxes partly outside their image, clipped to it"] += int(cut.sum())
-    kept = ~empty & ~outside
-    # Python's floats, because areas are computed in double precision.
-    areas = [item.area or (item.box[2] - item.box[0]) * (item.box[3] - item.box[1]) for item in objects]
-    return Sample(
-        printable(annotation.path),
-        annotation.image_id,
-        annotation.path,
-        *size,
-        clipped[kept],
-        torch.tensor([item.label for item in objects], dtype=torch.int64)[kept],
-        torch.tensor([item.crowd for item in objects], dtype=torch.bool)[kept],
-        torch.tensor(areas, dtype=torch.float32)[kept],
-    )
-
-
-def load_images(samples: Sequence[Sample], channels: int, problems: Counter[str], cache_key: str) -> list[Sample]:
-    """Decode the images into memory if all fit in `MAX_BYTES`; unreadable ones are left out and counted.
-
-    Those of a larger source are decoded once to find the unreadable ones, which are cached for `cache_key`.
-    """
-    if sum(sample.height * sample.width for sample in samples) * channels > MAX_BYTES:
-        paths = [os.fspath(sample.pixels) for sample in samples if isinstance(sample.pixels, Path)]
-        usable = check_images(ByteRanges.from_files(paths), paths, cache_key).usable.tolist()
-        kept = [sample for sample, is_usable in zip(samples, usable, strict=True) if is_usable]
-    else:
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(lambda sample: _decode(sample, channels), samples)
-            kept = [sample for sample in decoded if sample is not None]
-    problems[UNREADABLE] += len(samples) - len(kept)
-    return kept
-
-
-def _decode(sample: Sample, channels: int) -> Sample | None:
+def _decode(sample: Sample, channels: int) -> Sample | str:
     try:
         return sample._replace(pixels=sample.read(channels))
-    except ImageError:
-        return None
+    except ImageError as error:
+        return str(error)
 
 
 def split_validation(
@@ -153,39 +198,49 @@ def split_validation(
     return train, [samples[index] for index in sorted(chosen)]
 
 
-def build_detection_dataset(source: str, files: Mapping[str, AnnotationFile], options: LoadOptions) -> DetectionDataset:
+def build_detection_dataset(
+    source: str, files: Mapping[str, AnnotationFile], finder: ImageFinder, options: LoadOptions
+) -> DetectionDataset:
     """Build a data set from its splits: ``train``, and optionally ``validation`` and ``test``.
 
     Validation images are held out of the training images if the source has none. Raises ValueError if no usable
-    training image or box remains, and ImageError for an unusable image with ``on_error="raise"``.
+    training image or box remains, and ImageError for an excluded image or box with ``on_error="raise"``.
     """
     classes = files["train"].classes
     channels = options.channels or (1 if all(file.all_gray for file in files.values()) else 3)
-    splits: dict[str, Sequence[Sample]] = {"train": [], "validation": [], "test": []}
-    for name, file in files.items():
-        if file.classes != classes:
-            raise ValueError(f"{source}: the classes of its {name} images differ from those of its training images")
-        splits[name] = file.samples
+    splits: dict[str, Sequence[Sample]] = {name: files[name].samples if name in files else [] for name in SPLITS}
     if not splits["validation"] and options.validation and splits["train"]:
         splits["train"], splits["validation"] = split_validation(splits["train"], options.validation, options.seed)
     for name, samples in splits.items():
-        problems = files[name if name in files else "train"].problems
+        file = files[name if name in files and files[name].samples else "train"]
         chosen = samples if options.max_samples is None else subsample(samples, options.max_samples)
-        splits[name] = load_images(chosen, channels, problems, f"{source}|{name}")
-    skipped: list[str] = []
+        positions = set(map(id, chosen))
+        for sample in (sample for sample in samples if id(sample) not in positions):
+            file.exclude_image("beyond data.max_samples", sample.name, len(sample.boxes))
+        splits[name] = file.load_images(chosen, channels, f"{source}|{name}")
+    accounting = Accounting()
     for name, file in files.items():
-        unusable = sum(file.problems[kind] for kind in (MISSING, UNREADABLE, WRONG_SIZE))
-        if unusable and options.on_error == "raise":
-            raise ImageError(f"{source}: {unusable} {name} images cannot be used, and data.on_error is raise")
-        skipped += [f"{name}: {count:,} {kind}" for kind, count in sorted(file.problems.items()) if count]
+        raise_for_excluded(source, name, file.accounting, options)
+        accounting.add(file.finish(name))
+    finder.count_files(accounting)
     train = splits["train"]
     if not any(len(sample.boxes) for sample in train):
         problem = "usable training image has a box" if train else "training image can be used"
-        raise ValueError(f"{source}: no {problem}. {'; '.join(skipped[:3])}".rstrip(". "))
+        searched = ", ".join(map(printable, list(finder.folders)[:6]))
+        reasons = accounting.reasons() or "the annotations are empty"
+        raise ValueError(f"{source}: no {problem}. {reasons}. Images were searched in {searched or 'no folder'}")
     counts = torch.bincount(torch.cat([sample.labels[~sample.crowd] for sample in train]), minlength=len(classes))
     if missing := [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]:
-        skipped.append(f"train: no object of class {', '.join(missing)}")
+        accounting.notes.append(f"train: no object of class {', '.join(missing)}")
     sampled = (sample.read(channels).unsqueeze(0) for sample in subsample(train, STATISTICS_SAMPLES))
     mean, std = mean_std(sum(map(channel_histogram, sampled), torch.tensor(0)))
-    accounting = Accounting(notes=skipped)
     return DetectionDataset(source, classes, **splits, channels=channels, mean=mean, std=std, accounting=accounting)
+
+
+def raise_for_excluded(source: str, split: str, accounting: Accounting, options: LoadOptions) -> None:
+    """Raise ImageError with the first excluded image or box, with ``on_error="raise"``."""
+    excluded = ((key, value) for key, value in accounting.excluded.items() if "max_samples" not in key[1])
+    first = next((item for item in excluded if item[0][1] != IMAGE_EXCLUDED), None)
+    if first and options.on_error == "raise":
+        (kind, reason), exclusion = first
+        raise ImageError(f"{source}: {split}: {kind} {exclusion.examples[0]}: {reason}; data.on_error is raise")

@@ -1,117 +1,216 @@
 """Read Pascal VOC annotations: one XML file per image."""
 
+import re
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ...data.dataset import LoadOptions
-from ...data.decode import SUFFIXES
+from ...data.decode import SUFFIXES, printable
 from .dataset import DetectionDataset
-from .loading import NO_BOX, AnnotationFile, RawAnnotation, RawObject, build_detection_dataset, validate_annotations
+from .fields import clean_name, decode_list, parse_flag, parse_int, parse_number, parse_xml, printable_name
+from .layout import ANNOTATION_FOLDERS, SPLIT_NAMES, ImageFinder, search_folders, subfolder, subfolders
+from .loading import AnnotationFile, RawAnnotation, RawObject, build_detection_dataset
 
-SPLIT_NAMES = {"train": ("train", "trainval"), "validation": ("val",), "test": ("test",)}
+
+class VocFile(NamedTuple):
+    """An annotated image: its name, its XML file, and the document, or the reason why it cannot be used."""
+
+    name: str
+    path: Path
+    document: ElementTree.Element | str
 
 
 def load(location: str, options: LoadOptions) -> DetectionDataset:
     """Load a folder in Pascal VOC format; see `find_voc_files`."""
-    root = Path(location)
-    paths = find_voc_files(root)
-    classes = voc_classes(paths["train"])
+    root = Path(location).resolve()
+    splits = {split: [_read(root, path) for path in paths] for split, paths in find_voc_files(root).items()}
+    unlisted = splits.pop("unlisted", [])
+    classes = voc_classes(splits["train"])
     if not classes:
-        raise ValueError(f"{root}: no XML file of the training images contains an object")
-    files = {split: read_voc(root, split_paths, classes) for split, split_paths in paths.items()}
-    return build_detection_dataset(f"voc:{location}", files, options)
+        broken = next((f" ({item.name}: {item.document})" for item in splits["train"] if _is_broken(item)), "")
+        raise ValueError(f"{root}: no XML file of the training images contains an object{broken}")
+    finder = ImageFinder()
+    finder.bases |= {root, root.parent, *(item.path.parent for items in splits.values() for item in items)}
+    files = {split: read_voc(root, items, classes, finder) for split, items in splits.items()}
+    for item in unlisted:
+        count = 0 if isinstance(item.document, str) else len(list(item.document.iter("object")))
+        files["train"].exclude_image("in no list of ImageSets/Main", item.name, count)
+    return build_detection_dataset(f"voc:{location}", files, finder, options)
 
 
 def find_voc_files(root: Path) -> dict[str, list[Path]]:
-    """Return the XML files of each split.
+    """Return the XML files of each split, and as ``unlisted`` those that are in no list.
 
-    `root` has ``Annotations/``, ``JPEGImages/`` and ``ImageSets/Main/train.txt`` etc. (without these lists all images
-    are for training), or the XML files are next to their images, in `root` or in its folders ``train``, ``val`` (or
-    ``valid``) and ``test``. Raises ValueError without training annotations.
+    `root` has ``Annotations/`` and the lists ``ImageSets/Main/train.txt`` etc. (without lists for training, all images
+    are for training), or the XML files in folders named like a split, in `root` or in ``Annotations/``; or all XML
+    files in or below `root` are for training. Names are accepted in any case. Raises ValueError without training
+    annotations.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
-    folder = root / "Annotations" if (root / "Annotations").is_dir() else root
-    files: dict[str, list[Path]] = {}
+    folder = subfolder(root, *ANNOTATION_FOLDERS) or root
+    lists = _find_lists(root)
+    if lists and "train" not in lists:
+        raise ValueError(f"{root}: ImageSets has {', '.join(path.name for path in lists.values())}, but no train.txt")
+    if lists:
+        available = {clean_name(path.relative_to(folder).with_suffix("").as_posix()): path for path in _xml(folder)}
+        files = {split: _read_list(path, folder, available) for split, path in lists.items()}
+        listed = {path for paths in files.values() for path in paths}
+        return files | {"unlisted": [path for path in available.values() if path not in listed]}
+    by_split: dict[str, list[Path]] = {}
     for split, names in SPLIT_NAMES.items():
-        for name in names:
-            image_set = root / "ImageSets" / "Main" / f"{name}.txt"
-            if image_set.is_file():
-                lines = [line.split()[0] for line in image_set.read_text().splitlines() if line.strip()]
-                files.setdefault(split, [folder / f"{stem}.xml" for stem in lines])
-        for name in (*names, "valid") if split == "validation" else names:
-            if paths := sorted((root / name).glob("*.xml")):
-                files.setdefault(split, paths)
-    if not files and (paths := sorted(folder.glob("*.xml"))):
-        files = {"train": paths}
-    if "train" not in files:
+        bases = dict.fromkeys((root, folder))
+        inner = [path for base in bases for name, path in subfolders(base).items() if name in names]
+        if paths := list(dict.fromkeys(path for each in inner for path in _xml(each))):
+            by_split[split] = paths
+    if not by_split and (paths := _xml(folder)):
+        by_split = {"train": paths}
+    if "train" not in by_split:
         raise ValueError(f"{root}: no XML files with training annotations in {root}, Annotations or train")
-    return files
+    return by_split
 
 
-def voc_classes(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the class names of all objects in alphabetical order; unreadable files are left out."""
-    objects = (item for path in paths if (root := _parse_xml(path)) is not None for item in root.iter("object"))
-    return tuple(sorted({name for item in objects if (name := (item.findtext("name") or "").strip())}))
+def _xml(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".xml" and path.is_file())
 
 
-def read_voc(root: Path, paths: Sequence[Path], classes: tuple[str, ...]) -> AnnotationFile:
+def _find_lists(root: Path) -> dict[str, Path]:
+    """Return the list of each split in ``ImageSets/Main`` or ``ImageSets``; "trainval" replaces a missing "train"."""
+    image_sets = subfolder(root, "imagesets")
+    folder = image_sets and (subfolder(image_sets, "main") or image_sets)
+    found = {path.stem.lower(): path for path in folder.glob("*") if path.suffix.lower() == ".txt"} if folder else {}
+    lists: dict[str, Path] = {}
+    for split, names in SPLIT_NAMES.items():
+        for name in (*names, "trainval") if split == "train" else names:
+            if name in found:
+                lists.setdefault(split, found[name])
+    return lists
+
+
+def _read_list(path: Path, folder: Path, available: dict[str, Path]) -> list[Path]:
+    """Return the XML files of a list, whose lines are names with or without suffix and VOC's flag 1 or -1."""
+
+    def stem(line: str) -> str:
+        name = line.replace("\\", "/").removeprefix("./")
+        for candidate in (name, re.sub(r"\s+(-?1|0)$", "", name)):
+            if candidate in available:
+                return candidate
+            suffix = Path(candidate).suffix.lower()
+            if suffix in SUFFIXES or suffix == ".xml":
+                candidate = candidate[: -len(suffix)]
+            # The entry may be a path that is relative to another folder.
+            for end in (candidate, candidate.rpartition("/")[2]):
+                if end in available:
+                    return end
+        return candidate
+
+    try:
+        lines = decode_list(path.read_bytes(), lambda line: stem(line) in available)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable text file ({error})") from None
+    stems = map(stem, lines)
+    return [available.get(name) or folder / f"{name}.xml" for name in dict.fromkeys(stems)]
+
+
+def _read(root: Path, path: Path) -> VocFile:
+    name = printable_name(printable(path.relative_to(root))) if path.is_relative_to(root) else printable_name(path)
+    try:
+        return VocFile(name, path, parse_xml(path.read_bytes()))
+    except FileNotFoundError:
+        return VocFile(name, path, "no such XML file")
+    except OSError as error:
+        return VocFile(name, path, f"unreadable XML file: {error.strerror}")
+    except ValueError as error:
+        return VocFile(name, path, str(error))
+
+
+def _is_broken(item: VocFile) -> bool:
+    return isinstance(item.document, str)
+
+
+def voc_classes(items: Iterable[VocFile]) -> tuple[str, ...]:
+    """Return the class names of all objects in alphabetical order."""
+    documents = (item.document for item in items if not isinstance(item.document, str))
+    objects = (element for document in documents for element in document.iter("object"))
+    return tuple(sorted({name for element in objects if (name := _text(element, "name"))}))
+
+
+def read_voc(root: Path, items: Sequence[VocFile], classes: tuple[str, ...], finder: ImageFinder) -> AnnotationFile:
     """Read the XML files of a split.
 
     VOC coordinates start at 1 and include the last pixel. Objects marked difficult become crowd boxes, because VOC
-    neither requires nor penalizes their detection. Objects of other classes are counted and left out.
+    neither requires nor penalizes their detection.
     """
-    problems: Counter[str] = Counter()
-    annotations = []
-    for image_id, path in enumerate(paths, start=1):
-        document = _parse_xml(path)
-        if document is None:
-            problems["unreadable XML files, skipped" if path.exists() else "XML files missing, skipped"] += 1
+    file, annotations, folders = AnnotationFile(classes), [], dict[Path, list[Path]]()
+    for image_id, item in enumerate(items, start=1):
+        if isinstance(item.document, str):
+            file.exclude_image(item.document, item.name, 0)
             continue
-        image, objects = _find_image(path, document, root), _read_objects(document, classes, problems)
-        annotations.append(RawAnnotation(image, image_id, _image_size(document), objects))
-    return validate_annotations(annotations, classes, problems)
+        objects = []
+        for number, element in enumerate(item.document.iter("object"), start=1):
+            name = f"{item.name}: object {number}"
+            raw = _parse_object(element, classes, name)
+            if isinstance(raw, str):
+                file.exclude_box(raw, name)
+                continue
+            objects.append(raw)
+            if parse_flag(_text(element, "truncated")) is None:
+                file.notes["box with a field truncated neither 0 nor 1, which has no effect"].append(name)
+        size = _image_size(item.document)
+        if isinstance(size, str):
+            file.exclude_image(size, item.name, len(objects))
+            continue
+        parent = item.path.parent
+        if parent not in folders:
+            beside = root if parent == root or root.name.lower() in ANNOTATION_FOLDERS else None
+            folders[parent] = search_folders([parent, root], _image_folder_names(parent), beside)
+        filename = _text(item.document, "filename")
+        names = [filename] if filename else []
+        names += [item.path.stem + suffix for suffix in (".jpg", *sorted(SUFFIXES))]
+        found = finder.find(names, folders[parent])
+        name = f"{item.name}, {printable_name(filename)}" if isinstance(found, str) and filename else item.name
+        annotations.append(RawAnnotation(name, found, image_id, size, objects))
+    return file.add_samples(annotations)
 
 
-def _parse_xml(path: Path) -> ElementTree.Element | None:
-    try:
-        return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError):
+def _image_folder_names(parent: Path) -> list[str]:
+    """Return names of the folder of the images of the XML files in `parent`: its own, or those of its split."""
+    split = next((names for names in SPLIT_NAMES.values() if parent.name.lower() in names), ())
+    return [parent.name, *split]
+
+
+def _text(element: ElementTree.Element, tag: str) -> str:
+    return clean_name(element.findtext(tag) or "")
+
+
+def _parse_object(element: ElementTree.Element, classes: tuple[str, ...], name: str) -> RawObject | str:
+    """Convert an object; or return the field that is wrong."""
+    label = _text(element, "name")
+    if label not in classes:
+        return f"name: no class {label!r} in the training images" if label else "name: missing"
+    if element.find("bndbox") is None:
+        return "bndbox: missing"
+    edges = []
+    for key in ("xmin", "ymin", "xmax", "ymax"):
+        edge = parse_number(_text(element, f"bndbox/{key}"))
+        if edge is None:
+            return f"bndbox/{key}: not a finite number"
+        edges.append(edge)
+    difficult = parse_flag(_text(element, "difficult"))
+    if difficult is None:
+        return "difficult: neither 0 nor 1"
+    box = (edges[0] - 1, edges[1] - 1, edges[2], edges[3])
+    return RawObject(box, classes.index(label), difficult, None, name)
+
+
+def _image_size(document: ElementTree.Element) -> tuple[int, int] | str | None:
+    """Return (height, width); None if they are missing or 0, or the reason why they are invalid."""
+    texts = [_text(document, f"size/{key}") for key in ("height", "width")]
+    height, width = map(parse_int, texts)
+    if "" in texts or (height == 0 and width == 0):
         return None
-
-
-def _read_objects(document: ElementTree.Element, classes: tuple[str, ...], problems: Counter[str]) -> list[RawObject]:
-    objects = []
-    for item in document.iter("object"):
-        name = (item.findtext("name") or "").strip()
-        if name not in classes:
-            problems["objects of an unknown class, skipped"] += 1
-            continue
-        try:
-            x1, y1, x2, y2 = (float(item.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
-        except ValueError:
-            problems[NO_BOX] += 1
-            continue
-        difficult = (item.findtext("difficult") or "0").strip() == "1"
-        objects.append(RawObject((x1 - 1, y1 - 1, x2, y2), classes.index(name), difficult))
-    return objects
-
-
-def _find_image(path: Path, document: ElementTree.Element, root: Path) -> Path:
-    """Return the image file that the XML file names, or one with the name of the XML file."""
-    folders = [root / "JPEGImages", path.parent, root]
-    filename = (document.findtext("filename") or "").strip()
-    names = [filename] if filename else []
-    names += [path.stem + suffix for suffix in (".jpg", *sorted(SUFFIXES))]
-    candidates = (folder / name for name in names for folder in folders)
-    return next((image for image in candidates if image.is_file()), folders[0] / (filename or f"{path.stem}.jpg"))
-
-
-def _image_size(document: ElementTree.Element) -> tuple[int, int] | None:
-    try:
-        height, width = (int(document.findtext(f"size/{key}") or "") for key in ("height", "width"))
-    except ValueError:
-        return None
-    return (height, width) if height > 0 and width > 0 else None
+    if height is None or width is None or min(height, width) < 1:
+        return "size: height and width are not positive integers"
+    return height, width
