@@ -77,20 +77,27 @@ def test_read_coco(coco: Path) -> None:
     assert (unsized.height, unsized.width) == (50, 50)
     assert data.validation[0].labels.tolist() == [1]
     for message in (
-        "train: 1 boxes partly outside their image, clipped to it",
-        "train: 1 boxes outside their image, skipped",
-        "train: 2 empty boxes, skipped",
-        "train: 1 annotations of an unknown category, skipped",
-        "train: 1 annotations without a box, skipped",
-        "train: 1 annotations of an unlisted image, skipped",
-        "train: 1 image files missing, skipped",
-        "train: 1 unreadable images, skipped",
-        "train: 1 images of another size than their annotations, skipped",
-        "train: 2 images without objects, kept",
+        "train: 1 box partly outside the image, clipped to it (instances_train2017.json: annotation 1)",
+        "1 box excluded: train: outside the image (instances_train2017.json: annotation 3)",
+        "2 boxes excluded: train: empty box (instances_train2017.json: annotation 4, instances_train2017.json: "
+        "annotation 5)",
+        "1 box excluded: train: category_id: no such category (instances_train2017.json: annotation 6)",
+        "1 box excluded: train: bbox: missing (instances_train2017.json: annotation 7)",
+        "1 box excluded: train: image_id: no such image (instances_train2017.json: annotation 8)",
+        "1 box excluded: train: the image is excluded (other-size.png)",
+        "1 image excluded: train: no such file (missing.png)",
+        "1 image excluded: train: not an image in a format that Pillow reads (damaged.png)",
+        "1 image excluded: train: another size than annotated (other-size.png)",
+        f"train: 2 images without objects, kept ({coco / 'train2017' / 'empty.png'}, "
+        f"{coco / 'train2017' / 'empty.png'})",
         "train: no object of class absent",
     ):
         assert message in data.skipped
-    with pytest.raises(ValueError, match="3 train images cannot be used"):
+    counts = data.accounting
+    assert (counts.used["image"], counts.encountered("image")) == (4, 7), "3 of 6 for training, 1 for validation"
+    assert (counts.used["box"], counts.encountered("box")) == (4, 11)
+    assert (counts.used["file"], counts.encountered("file")) == (5, 5)
+    with pytest.raises(ValueError, match="box instances_train2017.json: annotation 6: category_id"):
         load_detection_dataset(f"coco:{coco}", LoadOptions(on_error="raise"))
 
 
@@ -130,7 +137,9 @@ def test_exif_rotation(coco: Path) -> None:
     [
         ("[]", "not in COCO format"),
         ("{", "not a readable JSON file"),
-        ('{"images": [{}], "annotations": [], "categories": []}', "not in COCO format"),
+        ('{"images": {}, "annotations": [], "categories": []}', "not in COCO format"),
+        ('{"images": [{}], "annotations": [], "categories": []}', "no training image can be used.*id: missing"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', r"categories\[0\] needs an id and a name"),
         ('{"images": [], "annotations": [], "categories": []}', "no training image can be used"),
     ],
 )
@@ -183,8 +192,8 @@ def test_read_voc(voc: Path) -> None:
     # The pixels 11 to 30, counted from 1, are 10 to 29, counted from 0.
     assert first.boxes.tolist() == [[10, 10, 30, 40], [0, 0, 100, 60]]
     assert (first.labels.tolist(), first.crowd.tolist()) == ([1, 0], [False, True])
-    assert "train: 1 unreadable XML files, skipped" in data.skipped
-    assert "train: 1 XML files missing, skipped" in data.skipped
+    assert "1 image excluded: train: broken XML file: no element found (Annotations/c.xml)" in data.skipped
+    assert "1 image excluded: train: no such XML file (Annotations/d.xml)" in data.skipped
     (voc / "ImageSets" / "Main" / "train.txt").write_text("a\nb\n")
     reference = VOCDetection(str(voc.parents[1]), year="2012", image_set="train")
     assert [Path(path).name for path in reference.images] == [Path(sample.name).name for sample in data.train]

@@ -4,6 +4,7 @@ import argparse
 import io
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,23 @@ def run(argv: list[str]) -> None:
     add("images", nargs="+", metavar="IMAGE", help="an image file or a folder")
     add("--out", metavar="DIR", help="write each image with its boxes drawn, as PNG")
     add("--score-threshold", type=float, default=0.3, metavar="S",
-        help="omit boxes with a lower score, 0..1 (default: 0.3)")  # fmt: skip
+        help="print and draw boxes with a score above S only, 0..1 (default: 0.3)")  # fmt: skip
     add("--sizes", type=int_list, metavar="A,B,...",
         help="the images' longer side in pixels; the boxes of several sizes are merged (default: those of the "
         "run)")  # fmt: skip
     add("--save-coco-json", metavar="FILE",
-        help="also write COCO's results format: image_id is the file name if all names are different numbers, else "
-        "the position of the file, from 1; category_id is the class index plus 1")  # fmt: skip
+        help="also write COCO's results format, with all boxes above the run's own threshold. Without --annotations "
+        "image_id is the file name if all names are different numbers, else the position of the file, from 1, and "
+        "category_id is the class index plus 1")  # fmt: skip
+    add("--annotations", metavar="FILE",
+        help="with --save-coco-json: take the image and category ids of this COCO annotation file")  # fmt: skip
     args = parser.parse_args(argv)
     if not 0 <= args.score_threshold < 1:
         parser.error("--score-threshold must be in [0, 1)")
     if args.sizes and min(args.sizes) < 1:
         parser.error("--sizes must be 1 or more")
+    if args.annotations and not args.save_coco_json:
+        parser.error("--annotations requires --save-coco-json FILE")
 
     from ..detection.predict import with_sizes
     from ..files import write_atomically
@@ -65,13 +71,16 @@ def _detect(
     from ..detection.data.coco import coco_results
     from ..detection.predict import detect_files
 
+    ids, category_ids = coco_ids(args.annotations, paths, classes)
     folder = writable_folder(args.out) if args.out else None
     documents, results, errors, names = [], [], 0, set[str]()
-    for image_id, image in zip(image_ids(paths), detect_files(detector, paths), strict=True):
+    for image_id, image in zip(ids, detect_files(detector, paths), strict=True):
         if image.error:
             errors += 1
             warn("detect", image.error)
             continue
+        if image_id is not None:
+            results += coco_results(image_id, image.detections, category_ids)
         image = image._replace(detections=image.detections.above(args.score_threshold))
         rows = zip(*(values.tolist() for values in image.detections), strict=True)
         boxes = [
@@ -79,7 +88,6 @@ def _detect(
             for box, score, label in rows
         ]
         documents.append({"path": image.path, "boxes": boxes})
-        results += coco_results(image_id, image.detections)
         drawing = _draw(image, classes, folder, names) if folder else None
         if not args.json:
             print(f"{image.path}: {len(boxes)} objects{f', drawn in {drawing}' if drawing else ''}")
@@ -89,6 +97,31 @@ def _detect(
     if args.json:
         print(json.dumps(documents, indent=2))
     return results, errors
+
+
+def coco_ids(
+    annotations: str | None, paths: list[str], classes: tuple[str, ...]
+) -> tuple[Sequence[int | str | None], list[int | str] | None]:
+    """Return the image id of each path, and the category ids of the classes, of an annotation file if there is one.
+
+    An image that it does not list has no id. Raises ValueError for two images with one id, or a missing category.
+    """
+    if not annotations:
+        return image_ids(paths), None
+    from ..detection.data.coco import CocoIds
+
+    known = CocoIds.read(Path(annotations))
+    if missing := [name for name in classes if name not in known.categories]:
+        raise ValueError(f"{annotations}: no category called {missing[0]}, which is a class of the detector")
+    ids, first = [known.image_id(path) for path in paths], dict[int | str, str]()
+    for path, image_id in zip(paths, ids, strict=True):
+        if image_id is None:
+            warn("detect", f"{path}: not listed in {annotations}: left out of the COCO results")
+        elif image_id in first:
+            raise ValueError(f"{path}: its id in {annotations}, {image_id}, is also that of {first[image_id]}")
+        else:
+            first[image_id] = path
+    return ids, [known.categories[name] for name in classes]
 
 
 def image_ids(paths: list[str]) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FailedError
+from .batches import chunks_by_bytes
 from .data.coco import coco_annotations, coco_results
 from .data.dataset import Detections, Sample
 from .predict import ObjectDetector
@@ -22,8 +23,6 @@ METRICS = (
     "recall_1", "recall_10", "recall", "recall_small", "recall_medium", "recall_large",
 )  # fmt: skip
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-# Images in memory at a time during evaluation.
-EVAL_CHUNK = 500
 
 
 class ClassMetrics(NamedTuple):
@@ -58,9 +57,9 @@ class EvaluatedSplit(NamedTuple):
 def evaluate_split(predictor: ObjectDetector, samples: Sequence[Sample]) -> EvaluatedSplit:
     """Detect the objects on all samples and compute the metrics."""
     detections: list[Detections] = []
-    for start in range(0, len(samples), EVAL_CHUNK):
-        chunk = samples[start : start + EVAL_CHUNK]
-        detections += predictor.predict([sample.read(predictor.preprocess.channels) for sample in chunk])
+    channels = predictor.preprocess.channels
+    for chunk in chunks_by_bytes(samples, lambda sample: sample.height * sample.width * channels):
+        detections += predictor.predict([sample.read(channels) for sample in chunk])
     return EvaluatedSplit(detections, coco_metrics(samples, detections, predictor.classes))
 
 

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from ..data.decode import ImageError, decode_image, to_tensor
 from ..data.preprocess import Preprocess
 from ..errors import NonFiniteLossError
+from .batches import chunks_by_bytes
 from .boxes import batched_nms, rescale
 from .data.dataset import DetectionBatch, Detections
 from .detector import Detector
 from .letterbox import letterbox_image, padded_side
 from .rcnn.network import RCNN, RCNNDetector
 
-# Pixels of a batch, enough to use all cores, and image files that are decoded ahead of detection.
-MAX_BATCH_PIXELS, READ_AHEAD = 1_000_000, 64
+# Pixels of a batch, enough to use all cores.
+MAX_BATCH_PIXELS = 1_000_000
 
 
 class ObjectDetector(Protocol):
@@ -75,10 +77,12 @@ def detect(
             raise ValueError(f"R-CNN has no test sizes: its regions are {preprocess.size} px; leave the sizes out")
         return model.predict(images)
     config, was_training = model.config, model.training
-    model.eval()
-    with torch.inference_mode():
-        by_size = [list(_detect_at_size(model, preprocess, images, size)) for size in sizes or (preprocess.size,)]
-    model.train(was_training)
+    try:
+        model.eval()
+        with torch.inference_mode():
+            by_size = [list(_detect_at_size(model, preprocess, images, size)) for size in sizes or (preprocess.size,)]
+    finally:
+        model.train(was_training)
     return [merge_detections(r, config.nms_iou, config.max_detections) for r in zip(*by_size, strict=True)]
 
 
@@ -117,14 +121,23 @@ class ImageDetections(NamedTuple):
     error: str | None = None
 
 
+def decoded_size(path: str) -> int:
+    """Return the number of pixels of an image file without decoding it; 0 if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # Pillow raises many types; the reason is reported when the file is decoded
+        return 0
+
+
 def detect_files(predictor: ObjectDetector, paths: Sequence[str]) -> Iterator[ImageDetections]:
     """Yield the detections on each image file, in order."""
-    for start in range(0, len(paths), READ_AHEAD):
-        chunk = paths[start : start + READ_AHEAD]
+    channels = predictor.preprocess.channels
+    for chunk in chunks_by_bytes(paths, lambda path: decoded_size(path) * channels):
         images: list[Tensor | ImageError] = []
         for path in chunk:
             try:
-                images.append(to_tensor(decode_image(Path(path)), predictor.preprocess.channels))
+                images.append(to_tensor(decode_image(Path(path)), channels))
             except ImageError as error:
                 images.append(error)
         detections = iter(predictor.predict([image for image in images if isinstance(image, Tensor)]))

@@ -1,11 +1,13 @@
 """The report of a detection run: metrics, precision-recall curves, the worst false negatives and false positives."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.utils import draw_bounding_boxes
@@ -37,25 +39,35 @@ def render_detection_report(info: ReportInfo, split: Sequence[Sample], predictio
     """Render the page; `predictions` are those of the images of `split`, None without held-out images."""
     note = "Training accuracy is the fraction of objects with the correct class."
     curve = Curve("ap", "AP; in training: class accuracy", "")
-    sections = [Section("Training", note, training_curves(info.entries, curve))]
+    sections = [Section("Training", note, drawn(lambda: training_curves(info.entries, curve)))]
     tiles: list[Tile] = []
     if predictions is not None:
         metrics, classes = predictions.metrics, info.classes
         summary, ap = metrics.summary, f"AP, {info.evaluated_split} ({len(predictions.detections):,} images)"
         labels = {"ap": ap, "ap50": "AP50", "ap75": "AP75", "recall": "recall, 100 detections per image"}
         tiles = [Tile(f"{summary[name]:.4f}", label) for name, label in labels.items() if name in summary]
-        false_negatives, false_positives = find_errors(split, predictions.detections)
+        found = predictions.detections
+        false_negatives, false_positives = find_errors(split, found)
         sections += [
             Section("Precision and recall", "The mean over the classes at three IoU thresholds, and each class at an "
-                    "IoU of 0.5.", precision_recall_curves(metrics, classes)),
+                    "IoU of 0.5.", drawn(lambda: precision_recall_curves(metrics, classes))),
             Section("By class and size", "", _metrics_table(metrics)),
             Section("Worst false negatives", "Objects without a detection of their class at an IoU of 0.5, the largest "
                     "first; gray boxes are the ground truth.",
-                    _gallery(split, predictions.detections, false_negatives, classes)),
+                    drawn(lambda: _gallery(split, found, false_negatives, classes))),
             Section("Worst false positives", "Detections without an object of their class at an IoU of 0.5, the "
-                    "highest scores first.", _gallery(split, predictions.detections, false_positives, classes)),
+                    "highest scores first.", drawn(lambda: _gallery(split, found, false_positives, classes))),
         ]  # fmt: skip
     return render_run_page(info, tiles, sections)
+
+
+def drawn(draw: Callable[[], str]) -> str:
+    """Return a drawing; if it fails, the reason, because a report must not be the end of a trained run."""
+    try:
+        return draw()
+    except Exception as error:  # such as an image that has been deleted, or a name that matplotlib cannot draw
+        print(f"report: a drawing failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return str(Markup("<p>This drawing failed: {}</p>").format(error))
 
 
 def precision_recall_curves(metrics: CocoMetrics, classes: Sequence[str]) -> str:

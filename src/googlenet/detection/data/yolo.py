@@ -166,7 +166,7 @@ class LabelFinder:
     def find(self, image: Path) -> Path | None:
         """Return the label file of an image, in ``labels`` instead of ``images`` or next to it; None without one."""
         for folder in (_label_folder(image.parent), image.parent):
-            if found := self._index(folder).get(clean_name(image.stem)):
+            if found := self._index(folder).get(image.stem) or self._index(folder).get(clean_name(image.stem)):
                 self.used.add(found)
                 return found
         return None
@@ -179,8 +179,9 @@ class LabelFinder:
     def _index(self, folder: Path) -> dict[str, Path]:
         if folder not in self._by_stem:
             files = (path for path in folder.glob("*") if path.suffix.lower() == ".txt" and path.is_file())
-            files = (path for path in files if not OTHER_FILES.fullmatch(path.name))
-            self._by_stem[folder] = {clean_name(path.stem): path for path in files}
+            labels = [path for path in files if not OTHER_FILES.fullmatch(path.name)]
+            self._by_stem[folder] = {clean_name(path.stem): path for path in labels}
+            self._by_stem[folder] |= {path.stem: path for path in labels}
         return self._by_stem[folder]
 
 

@@ -138,13 +138,18 @@ class RCNNDetector:
         """Classify the proposed regions of each image, and select the detections."""
         size, device = self.preprocess.size, next(self.networks[0].parameters()).device
 
-        def crop(image: Tensor, boxes: Tensor) -> Tensor:
-            pixels = self.preprocess.normalize(image.to(device).unsqueeze(0).float())[0]
-            return crop_and_resize(pixels, boxes.to(device), size, self.regions.context_padding)
+        batch_size = max(1, MAX_BATCH_PIXELS // size**2)
+
+        def crops() -> Iterator[Tensor]:
+            # The regions of an image are cropped in parts: together they may be far larger than the image.
+            for image, boxes in zip(images, proposals, strict=True):
+                pixels = self.preprocess.normalize(image.to(device).unsqueeze(0).float())[0]
+                for part in torch.split(boxes.to(device), batch_size):
+                    yield crop_and_resize(pixels, part, size, self.regions.context_padding)
 
         classifiers = [FoldedRCNN(network) for network in self.networks]
         probabilities, deltas = [], []
-        for batch in rebatch(map(crop, images, proposals), max(1, MAX_BATCH_PIXELS // size**2)):
+        for batch in rebatch(crops(), batch_size):
             outputs = [classifier(batch) for classifier in classifiers]
             probabilities.append(torch.stack([output.logits.softmax(dim=1) for output in outputs]).mean(dim=0).cpu())
             if self.regions.box_regression:
@@ -162,7 +167,7 @@ class RCNNDetector:
     def _select(self, image: Tensor, boxes: Tensor, scores: Tensor, deltas: Tensor | None) -> Detections:
         """Return the detections of an image from its regions: threshold, box regression, suppression, box voting."""
         config, vote_iou = self.config, self.regions.box_voting_iou
-        regions, labels = (scores >= config.score_threshold).nonzero(as_tuple=True)
+        regions, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
         scores, boxes = scores[regions, labels], boxes[regions]
         if deltas is not None:
             boxes = decode(deltas[regions, labels] * boxes.new_tensor(BBOX_REG_STDS), boxes)

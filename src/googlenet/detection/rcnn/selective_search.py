@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from torchvision.ops import box_convert, box_iou
 
 from ...config.schema import RegionsConfig
 from ...data.disk_cache import cache_path, cache_write
+from ..batches import map_bounded
 
 # A smaller image has one proposal: the whole image.
 MIN_IMAGE_SIDE = 8
@@ -81,8 +81,7 @@ def cached_proposals(
 ) -> list[Tensor]:
     """Return the proposals of each image from the cache, or computed by threads (default: one per core)."""
     # OpenCV releases the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-        return list(pool.map(lambda image: _cached_search(image, config), images))
+    return list(map_bounded(lambda image: _cached_search(image, config), images, num_workers or os.cpu_count() or 1))
 
 
 def recall(proposals: Sequence[Tensor], gt_boxes: Sequence[Tensor], iou_threshold: float = 0.5) -> float:
