@@ -32,7 +32,8 @@ def load(location: str, options: LoadOptions) -> DetectionDataset:
         broken = next((f" ({item.name}: {item.document})" for item in splits["train"] if _is_broken(item)), "")
         raise ValueError(f"{root}: no XML file of the training images contains an object{broken}")
     finder = ImageFinder()
-    finder.bases |= {root, root.parent, *(item.path.parent for items in splits.values() for item in items)}
+    parents = {item.path.parent for items in splits.values() for item in items}
+    finder.bases |= {root, root.parent, *parents, *(parent.parent for parent in parents)}
     files = {split: read_voc(root, items, classes, finder) for split, items in splits.items()}
     for item in unlisted:
         count = 0 if isinstance(item.document, str) else len(list(item.document.iter("object")))
@@ -165,7 +166,8 @@ def read_voc(root: Path, items: Sequence[VocFile], classes: tuple[str, ...], fin
         parent = item.path.parent
         if parent not in folders:
             beside = root if parent == root or root.name.lower() in ANNOTATION_FOLDERS else None
-            folders[parent] = search_folders([parent, root], _image_folder_names(parent), beside)
+            above = [parent.parent] if parent != root and parent.name.lower() in ANNOTATION_FOLDERS else []
+            folders[parent] = search_folders([parent, *above, root], _image_folder_names(parent), beside)
         filename = _text(item.document, "filename")
         names = [filename] if filename else []
         names += [item.path.stem + suffix for suffix in (".jpg", *sorted(SUFFIXES))]
