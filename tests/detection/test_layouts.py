@@ -57,6 +57,8 @@ def sizes(data: DetectionDataset) -> tuple[int, int, int]:
         ("train/_annotations.coco.json", "train/1.png", "1.png"),  # Roboflow
         ("Training/labels.json", "Training/data/1.png", "1.png"),
         ("annotations/training.json", "training/1.png", " 1.png "),
+        ("annotations/all.json", "val2017/1.png", "val2017/1.png"),
+        ("annotations/all.json", "val/1.png", "1.png"),
     ],
 )
 def test_coco_layouts(json_path: str, image_path: str, file_name: str, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from googlenet.config.schema import DetectionConfig, LossConfig, RegionsConfig
 from googlenet.data.dataset import LoadOptions
 from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
-from googlenet.detection.data.dataset import Sample
+from googlenet.detection.data.dataset import Detections, Sample
 from googlenet.detection.data.scenes import Scenes, draw_scene
+from googlenet.detection.heads import fcos
 from googlenet.detection.rcnn.multibox import MultiBox
 from googlenet.detection.rcnn.network import RCNN, FoldedRCNN, RCNNDetector
 from googlenet.detection.rcnn.selective_search import SelectiveSearchConfig, selective_search
@@ -199,3 +200,19 @@ def test_extreme_images(detector: RCNNDetector, cache: Path) -> None:
     images = [torch.zeros(1, *shape, dtype=torch.uint8) for shape in ((1, 1), (40, 400), (9, 200))]
     for detections in detector.predict(images):
         assert len(detections.boxes) > 0 and detections.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.0])
+def test_a_score_equal_to_the_threshold_is_omitted(threshold: float) -> None:
+    """As in `Detections.above`, in the one-stage head and in torchvision."""
+    config = replace(CONFIG, score_threshold=threshold)
+    detector = RCNNDetector([make_rcnn()], PREPROCESS, replace(REGIONS, box_regression=False), config)
+    image, boxes = torch.zeros(1, 40, 60, dtype=torch.uint8), torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20]])
+    above = torch.nextafter(torch.tensor(threshold), torch.tensor(1.0)).item()
+    scores = torch.zeros(2, 10)
+    scores[0, 3], scores[1, 4] = threshold, above
+    found = detector._select(image, boxes, scores, None)
+    assert (found.labels.tolist(), found.scores.tolist()) == ([4], [above])
+    one_stage = fcos.postprocess(boxes, scores, config)
+    assert one_stage.labels.tolist() == [4]
+    assert Detections(boxes, scores.amax(dim=1), torch.tensor([3, 4])).above(threshold).labels.tolist() == [4]

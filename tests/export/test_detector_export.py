@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import googlenet
 from conftest import googlenet as command
@@ -63,6 +63,16 @@ def test_a_folder_that_does_not_need_this_package(scenes_run: Path, tmp_path: Pa
     (expected,) = reference.predict([images[1]])
     scores = [box["score"] for box in json.loads(done.stdout)]
     assert scores == pytest.approx(expected.scores.tolist(), abs=MAX_SCORE_ERROR)
+    # The example shows EXIF-rotated photographs upright, like the command.
+    for orientation in (3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(images[1][0].numpy()).save(rotated := tmp_path / f"rotated-{orientation}.png", exif=exif)
+        done = subprocess.run([*example, rotated], capture_output=True, text=True, cwd=tmp_path)
+        upright = ImageOps.exif_transpose(Image.open(rotated))
+        (expected,) = reference.predict([torch.from_numpy(np.array(upright))[None]])
+        boxes = torch.tensor([box["xyxy"] for box in json.loads(done.stdout)]).view(-1, 4)
+        torch.testing.assert_close(boxes, expected.boxes, atol=MAX_BOX_ERROR, rtol=0)
     # The command detects with the exported folder as with the run.
     boxes, exported_boxes = (
         command("detect", path, image, "--score-threshold", "0.05", "--json").json[0]["boxes"]

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ..config.schema import Recipe
 from .ensemble import is_ensemble, read_ensemble
 from .format import Checkpoint, check_task, read_checkpoint, read_run
 from .interop.pretrained import is_pretrained_name, load_pretrained
@@ -17,9 +18,8 @@ def load(path: str | os.PathLike[str], *, task: str | None = None) -> Checkpoint
     """
     file = Path(path)
     if is_pretrained_name(str(path)) and not file.exists():
-        checkpoint = load_pretrained(str(path))
-        check_task(checkpoint.recipe, task, str(path))
-        return checkpoint
+        check_task(Recipe(), task, str(path))  # published networks are classifiers: nothing is downloaded for detection
+        return load_pretrained(str(path))
     if is_ensemble(file):
         return read_ensemble(file, task)
     return read_run(file, task) if file.is_dir() else read_checkpoint(file, task)

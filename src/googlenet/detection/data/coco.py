@@ -97,9 +97,14 @@ def _folders(path: Path, root: Path, beside: Path | None) -> list[Path]:
     """Return the folders to search for the images of a JSON file in or below `root`; see `search_folders`."""
     name = re.sub(r"(?i)^instances_|\.coco$|^_?annotations_?", "", path.stem)
     split = split_of(path.stem) or split_of(path.parent.name)
-    names = [name, *(SPLIT_NAMES[split] if split else ("default",))]
-    bases = [path.parent] if split_of(path.parent.name) else []
-    return search_folders([*bases, root], names, beside)
+    bases = [*([path.parent] if split_of(path.parent.name) else []), root]
+    if split:
+        return search_folders(bases, [name, *SPLIT_NAMES[split]], beside)
+    general = search_folders(bases, [name, "default"], beside)
+    # The folder of a split is searched if there is only one: in several, files of the same name are different images.
+    by_split = [search_folders(bases, [name, "default", *names], beside) for names in SPLIT_NAMES.values()]
+    longer = [folders for folders in by_split if len(folders) > len(general)]
+    return longer[0] if len(longer) == 1 else general
 
 
 def read_json(path: Path) -> dict[str, list[Any]]:

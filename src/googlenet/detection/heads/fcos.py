@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
 
 from ...config.schema import DetectionConfig
+from ...errors import NonFiniteLossError
 from ...training.tasks.base import LossOutput
 from .. import fpn
 from ..boxes import batched_nms
@@ -146,8 +147,11 @@ class FCOSHead(DetectionHead):
         return LossOutput(loss, torch.where(positive.any(dim=1), fraction, 1.0).sum())
 
     def detect(self, levels: Sequence[FeatureLevel], batch: DetectionBatch) -> list[Detections]:
-        """Return the detections on each image; see `postprocess`."""
+        """Return the detections on each image; see `postprocess`. NonFiniteLossError for non-finite outputs."""
         output = self(levels, batch.images.shape[-2], batch.images.shape[-1])
+        # Thresholds would omit such boxes without a word.
+        if not (output.scores.isfinite().all() and output.boxes.isfinite().all()):
+            raise NonFiniteLossError("non-finite boxes: the weights are corrupt or training diverged")
         return [
             postprocess(clip_boxes_to_image(boxes, size), scores, self.config)
             for boxes, scores, size in zip(output.boxes, output.scores, batch.sizes, strict=True)
