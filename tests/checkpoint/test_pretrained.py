@@ -20,8 +20,8 @@ from googlenet.checkpoint.interop.pretrained import (
     default_class_names,
     export_tensors,
     is_pretrained_name,
-    read_tensors,
 )
+from googlenet.checkpoint.interop.weight_files import read_tensors
 from googlenet.cli import main
 from googlenet.config.schema import ModelConfig, Recipe
 from googlenet.models.registry import MODELS

@@ -17,7 +17,7 @@ from ..models.network import Network, trunk_name
 from ..models.registry import default_config, get_model_spec
 
 # Options of `ModelConfig` that define the network's design.
-DESIGN_OPTIONS = ("init", "dropout", "pool_mode", "stem_stride", "spp_levels", "width_mult")
+DESIGN_OPTIONS = ("init", "dropout", "pool_mode", "stem_stride", "spp_levels", "width_mult", "count_include_pad")
 
 
 def load_init_checkpoint(recipe: Recipe) -> Checkpoint | None:
