@@ -76,7 +76,8 @@ def init_from_checkpoint(recipe: Recipe, init: Checkpoint | None, classes: tuple
         tensors[first] = adapt_input_channels(tensors[first], channels)
         load_strictly(model, dict(tensors), f"model.init_from: {recipe.model.init_from}")
         if classes != init.classes:
-            model.reset_classifier(len(classes), seed=recipe.seed)
+            seed = recipe.seed if recipe.model.seed is None else recipe.model.seed
+            model.reset_classifier(len(classes), seed=seed)
     freeze_layers(model, recipe.model.freeze)
     return model
 

@@ -159,9 +159,7 @@ def _fits(source: SourceModel, layers: Layers) -> bool:
     """Return whether every convolution has the shape of the network's."""
     with torch.device("meta"):
         model = create_model(source.model)
-    shapes = {
-        source.units[name]: model.get_submodule(name).conv.weight.shape for name in source.units if "aux" not in name
-    }
+    shapes = {name: model.get_parameter(f"{layer}.conv.weight").shape for layer, name in source.units.items()}
     with suppress(KeyError):
         return all(layers[name]["kernel"].shape == shape for name, shape in shapes.items())
     return False

@@ -55,7 +55,7 @@ def _units(entry: Mapping[str, Any], blocks: Mapping[str, Names]) -> dict[str, s
     if "numbered" in entry:
         trunk = (layer for layer in units if layer.startswith("trunk."))
         units = {layer: entry["numbered"].format(number) for number, layer in enumerate(trunk)}
-    return units | entry.get("named", {})
+    return {**units, **entry.get("named", {})}
 
 
 def read_source_models() -> dict[str, SourceModel]:
