@@ -53,8 +53,8 @@ class WeightsFile(NamedTuple):
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file or folder, and print on standard error what was removed around them."""
     tensors, notes = read_weights(path)
-    for note in notes:
-        print(f"{path}: {note}", file=sys.stderr)
+    if notes:
+        print(f"{path}: {'; '.join(notes)}", file=sys.stderr)
     return tensors
 
 
