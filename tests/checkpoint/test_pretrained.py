@@ -20,8 +20,8 @@ from googlenet.checkpoint.interop.pretrained import (
     default_class_names,
     export_tensors,
     is_pretrained_name,
-    read_tensors,
 )
+from googlenet.checkpoint.interop.weight_files import read_tensors
 from googlenet.cli import main
 from googlenet.config.schema import ModelConfig, Recipe
 from googlenet.models.registry import MODELS
@@ -149,7 +149,7 @@ def test_convert_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for arguments, message in (
         ([out, "--to-library", "timm"], "can be written for torchvision:googlenet"),
         ([file, "--from", "timm"], "not the weights of"),
-        ([file, "--from", "mxnet"], "torchvision, timm, fid, caffe, pretrainedmodels"),
+        ([file, "--from", "mxnet"], "torchvision, timm, fid, keras, caffe, pretrainedmodels"),
         ([str(tmp_path / "missing.pth"), "--from", "timm"], "no such file"),
     ):
         assert main.main(["convert", *arguments, "--out", str(tmp_path / "other.safetensors")]) == 1

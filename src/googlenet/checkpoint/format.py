@@ -24,6 +24,8 @@ from ..models.network import Network
 from ..models.state_dict import check_state_dict, shapes_of
 
 WEIGHTS_FILE, RECIPE_FILE = "model.safetensors", "recipe.yaml"
+# The manifest of an exported folder; see `export.manifest`.
+MANIFEST_FILE = "model.json"
 
 _WRONG_TASK = {
     "detection": "detects objects and does not classify images; use googlenet detect, or evaluate",

@@ -23,8 +23,11 @@ def run(argv: list[str]) -> None:
         if message := unsupported_argument(args):
             parser.error(message)
         return evaluate_detection(args, model)
-    if model.checkpoint is None and (args.sizes or args.crops or args.ensemble):
-        raise ValueError(f"{args.run}: an exported folder is evaluated at one --size; use the run instead")
+    if model.checkpoint is None and (args.sizes or args.crops or args.ensemble or args.precise_bn is not None):
+        raise ValueError(
+            f"{args.run}: an exported folder is evaluated at one --size, and its normalization is fixed; for --sizes, "
+            "--crops, --ensemble and --precise-bn name the run"
+        )
     return evaluate_multicrop(args, model) if args.crops or args.ensemble else evaluate_sizes(args, model)
 
 

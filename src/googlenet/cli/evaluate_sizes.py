@@ -127,8 +127,7 @@ def save_plot(folder: Path | None, name: str, draw: Callable[[], bytes]) -> str 
 def precise_bn(model: LoadedModel[Predictor], data: Dataset, num_batches: int) -> Callable[[int], None]:
     """Return a function that recomputes the network's batch normalization statistics at a size."""
     checkpoint = model.checkpoint
-    if checkpoint is None:
-        raise ValueError("--precise-bn requires a run: the statistics of an exported folder are fixed")
+    assert checkpoint is not None
     network, recipe = checkpoint.network, replace(checkpoint.recipe, precise_bn_batches=num_batches)
 
     def before_size(size: int) -> None:

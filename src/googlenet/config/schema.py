@@ -60,6 +60,8 @@ class ModelConfig(_Validated):
         stem_stride: total stride of the stem's first convolution and pool: 4, or 2 or 1 for small images; unset: 4.
         spp_levels: grids of spatial pyramid pooling, such as [1, 2, 4]; unset: the model's default ([1]).
         width_mult: factor of every channel count of a GoogLeNet; unset: the model's default (1).
+        count_include_pad: whether the average pools of Inception-v2 and v3 count the zeros of the padding; unset: true;
+            false for the weights of Keras.
         seed: seed of the initial weights; unset: the recipe's seed.
         init_from: start from the weights of a run folder, a .safetensors file, or published weights such as
             torchvision:googlenet. Unset model options are taken from there; other classes get a new classifier.
@@ -75,6 +77,7 @@ class ModelConfig(_Validated):
     stem_stride: Literal[4, 2, 1] | None = None
     spp_levels: tuple[int, ...] | None = None
     width_mult: float | None = None
+    count_include_pad: bool | None = None
     seed: int | None = within("[0, 2147483648)", None)
     init_from: str | None = None
     freeze: str = "none"

@@ -17,6 +17,13 @@ class Predictions(NamedTuple):
     labels: Tensor
 
 
+def check_logits(logits: Tensor, name: str) -> None:
+    """Raise ValueError, which names the image or model, for outputs that are not finite."""
+    if not logits.isfinite().all():
+        reason = "the weights are corrupt or training diverged"
+        raise ValueError(f"{name}: the network's output is not finite (NaN or infinite): {reason}")
+
+
 def run_inference(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Predictions:
     """Run `model` in evaluation mode on batches of (images, labels), and restore its mode."""
     modes = {module: module.training for module in model.modules()}

@@ -18,8 +18,9 @@ from ..detection.predict import DetectorPredictor
 from ..errors import FailedError
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.predictor import Predictor, predict_split
-from ..files import package_version
+from ..files import package_version, replace_folder
 from ..models.folding import fold
+from ..models.state_dict import check_finite
 from . import detector, parity
 from .backends import BACKENDS, Backend, format_of, formats_with
 from .detector import ExportableDetector
@@ -94,6 +95,7 @@ def export(
     options = options or ExportOptions()
     check_output_dir(out)
     check_capabilities(checkpoint, formats, options)
+    check_finite(checkpoint.model.state_dict(), "the network cannot be exported")
     spec: ExportSpec | ExportableDetector
     if checkpoint.recipe.task == "detection":
         spec = detector.exportable_detector(checkpoint, options.sizes)
@@ -115,9 +117,7 @@ def export(
         if options.int8:
             manifest = _quantize(checkpoint, data, manifest, work, options)
         manifest.write(work)
-        if out.exists():
-            out.rename(Path(temporary) / "old")
-        work.rename(out)
+        replace_folder(work, out, Path(temporary) / "old")
     return ExportResult(out, sorted(path.name for path in out.iterdir()), manifest, report)
 
 

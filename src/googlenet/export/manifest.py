@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..checkpoint.format import MANIFEST_FILE
 from ..data.preprocess import Preprocess
 
-MANIFEST_NAME = "model.json"
+MANIFEST_NAME = MANIFEST_FILE
 VERSION = 1
 COLOR_FORMATS = {1: "L", 3: "RGB"}
 # Fields of `Manifest` that the file contains unchanged.

@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,14 @@ from ..export.backends import BACKENDS, format_of, formats_with
 from ..export.engine import INT8, ExportedPredictor, open_exported, parse_engine
 from ..export.exporter import ExportData, ExportOptions, export, model_name
 from ..export.manifest import is_exported, read_manifest
-from ..files import cache_folder, package_version
+from ..files import cache_folder, mark_used, package_version, prune_cache
 from ..models.ensemble import get_networks
 from .folded import FoldedPredictor
 
 # An engine's speed is the median of this many predictions, after as many for warm-up.
 TIMED_RUNS = 7
+# The exports of the networks that were used last stay in the cache.
+MAX_CACHE_BYTES = 4 * 2**30
 
 
 def cached_engine(checkpoint: Checkpoint, engine: str, threads: int | None = None) -> Predictor:
@@ -45,9 +49,26 @@ def cached_engine(checkpoint: Checkpoint, engine: str, threads: int | None = Non
         return FoldedPredictor(checkpoint, threads)
     folder = cache_folder() / "exported" / f"{_model_digest(checkpoint)}-{'-'.join(formats)}"
     if not is_exported(folder):
-        data = ExportData(_random_image(checkpoint.preprocess))
-        export(checkpoint, data, folder, formats, ExportOptions(threads=threads))
+        _export_to_cache(checkpoint, folder, formats, threads)
+    mark_used(folder)
     return select_fastest(folder, threads) if engine == "auto" else open_exported(folder, engine, threads)
+
+
+def _export_to_cache(checkpoint: Checkpoint, folder: Path, formats: Sequence[str], threads: int | None) -> None:
+    """Export to the cache. If another process exports the same network, the first one to finish provides the files."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    data, options = ExportData(_random_image(checkpoint.preprocess)), ExportOptions(threads=threads)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        new = export(checkpoint, data, Path(temporary) / "new", formats, options).folder
+        # Renaming fails for a folder that is not empty; one that is not an export is left from a damaged cache.
+        if folder.exists() and not is_exported(folder):
+            folder.rename(Path(temporary) / "damaged")
+        try:
+            new.rename(folder)
+        except OSError:
+            if not is_exported(folder):
+                raise
+    prune_cache(folder.parent, MAX_CACHE_BYTES, folder)
 
 
 def select_fastest(folder: Path, threads: int | None) -> ExportedPredictor:

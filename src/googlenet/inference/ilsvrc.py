@@ -11,7 +11,7 @@ from ..data.decode import decode_to_tensor
 from ..data.lazy import LazyImages
 from ..data.loader import EVAL_BATCH_PIXELS
 from ..evaluation.confidence import ConfidenceInterval, wilson_interval
-from ..evaluation.metrics import Predictions, average_predictions, classification_metrics, is_correct
+from ..evaluation.metrics import Predictions, average_predictions, check_logits, classification_metrics, is_correct
 from ..evaluation.predictor import Predictor
 from ..evaluation.progress import ProgressCallback, no_progress
 from .multi_crop import NumCrops, crop_scales, predict_multi_crop
@@ -74,6 +74,7 @@ def results_table(predictions: Mapping[int, Sequence[Predictions]]) -> list[Tabl
 
 
 def _cell(num_models: int, num_crops: int, predictions: Predictions) -> ResultCell:
+    check_logits(predictions.logits, "evaluation")
     metrics = classification_metrics(predictions)
     interval = wilson_interval(is_correct(predictions))
     return ResultCell(num_models, num_crops, metrics["top1"], metrics["top5"], metrics["loss"], interval)

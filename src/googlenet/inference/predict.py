@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.decode import ImageError, decode_image, image_files
 from ..data.preprocess import Preprocess
+from ..evaluation.metrics import check_logits
 from ..evaluation.predictor import Predictor
 from ..models.ensemble import average_logits
 from .tta import TTA, predict_views
@@ -55,7 +56,7 @@ def predict_images(
 ) -> Iterator[Prediction]:
     """Predict each path in order, in batches; ``-`` reads standard input.
 
-    Probabilities are averaged over the sizes and views of `options`.
+    Probabilities are averaged over the sizes and views of `options`. Raises ValueError if one is not finite.
     """
     options = options or PredictOptions()
     options = options._replace(sizes=options.sizes or (predictor.preprocess.size,))
@@ -72,7 +73,9 @@ def predict_images(
             if image.error:
                 yield Prediction(path, [], "", image.error)
                 continue
-            top = next(probabilities).topk(min(options.top_k, len(predictor.classes)))
+            values = next(probabilities)
+            check_logits(values, path)
+            top = values.topk(min(options.top_k, len(predictor.classes)))
             pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
             yield Prediction(path, [ClassProbability(predictor.classes[i], p) for i, p in pairs], image.description)
 

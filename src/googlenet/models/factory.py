@@ -19,6 +19,8 @@ def create_model(
     - ``spp_levels``: grids of spatial pyramid pooling, such as (1, 2, 4); (1,) is global average pooling;
     - ``pool_mode``, for the GoogLeNets: ``ceil`` or ``same``;
     - ``width_mult``, for the GoogLeNets: factor of every channel count, in (0, 8], rounded to multiples of 16;
+    - ``count_include_pad``, for Inception-v2 and v3: whether average pools count the zeros of the padding (TensorFlow's
+      do not);
     - ``seed`` of the initial weights.
 
     Raises ValueError for an unknown name or an invalid value, TypeError for an unknown option.

@@ -34,7 +34,8 @@ class HubMixin(
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, nn.Module)
         if self.config.get("num_classes") != self.num_classes:
-            raise ValueError("a network without classifier or a pruned one cannot be saved: use reset_classifier")
+            advice = "call reset_classifier first" if self.config else "save the complete one"
+            raise ValueError(f"a network without classifier or a pruned one cannot be saved: {advice}")
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         write_atomically(save_directory / WEIGHTS_FILE, save(tensors, {"format": "pt"}))
         write_atomically(save_directory / CONFIG_FILE, json.dumps(self.config, indent=2) + "\n")

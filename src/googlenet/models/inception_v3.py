@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from .blocks import Block, Branches, Pool, Table, build_trunk, get_feature_info, layer_channels
+from .blocks import Block, Branches, Layer, Pool, Table, build_trunk, get_feature_info, layer_channels
 from .layers import AuxiliaryHead, Conv, ConvAuxiliaryHead, NetworkSpec, StemStride
 
 AVG_POOL, AVG_POOL_EXCLUDE_PAD = Pool("avg"), Pool("avg", count_include_pad=False)
@@ -157,13 +157,25 @@ MIN_SIZE: dict[StemStride, int] = {4: 75, 2: 39, 1: 21}
 
 def default_config(name: str) -> dict[str, Any]:
     """Return the model's own options with their default values. Dropout is that of the authors' code (keep 0.8)."""
-    return {"init": "truncated_normal", "dropout": 0.2}
+    # The pools of the variant for FID are a part of its definition.
+    pools = {} if name == "inception_v3_fid" else {"count_include_pad": True}
+    return {"init": "truncated_normal", "dropout": 0.2, **pools}
+
+
+def exclude_padding(block: Block) -> Block:
+    """Return the block with average pools that do not count the zeros of the padding, as TensorFlow's."""
+
+    def exclude(layer: Layer) -> Layer:
+        return layer._replace(count_include_pad=False) if isinstance(layer, Pool) and layer.kind == "avg" else layer
+
+    return {name: tuple(exclude(layer) for layer in branch) for name, branch in block.items()}
 
 
 def build_spec(config: Mapping[str, Any]) -> NetworkSpec:
     """Build the layers of a resolved configuration."""
     design, stem_stride, num_classes = DESIGNS[config["name"]], config["stem_stride"], config["num_classes"]
-    blocks = {name: Branches(block) for name, block in design.blocks.items()}
+    exclude = not config.get("count_include_pad", True)
+    blocks = {name: Branches(exclude_padding(block) if exclude else block) for name, block in design.blocks.items()}
     table = {**stem(stem_stride), **design.stem_end, **blocks}
     channels = layer_channels(table, design.aux_layer)
     if not config["aux"]:

@@ -43,10 +43,11 @@ class Network(nn.Module, HubMixin):
         self._features = spec.feature_info
         self._init = config["init"]
         self.pooled = True
-        # Under torch.device("meta") the caller needs shapes, not weights.
-        if torch.get_default_device().type != "meta":
+        # Under torch.device("meta") the caller needs shapes, not weights. The weights of a seed are those of the CPU.
+        if (device := torch.get_default_device()).type != "meta":
             self.to_empty(device="cpu")
             init_weights(self, self._init, config["seed"])
+            self.to(device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (batch, num_classes) of pixels (batch, in_channels, h, w), in training and evaluation."""
@@ -117,10 +118,11 @@ class Network(nn.Module, HubMixin):
         like = next(self.parameters())
         modules: list[tuple[nn.Module, str]] = [(self, "classifier")]
         modules += [(head, str(head.LAST)) for head in self.aux_heads.values()]
-        for module, name in modules:
-            old = getattr(module, name)
-            linear = nn.Linear(old.in_features if isinstance(old, nn.Linear) else self.num_features, num_classes)
-            init_weights(linear, self._init, seed)
+        sizes = [getattr(getattr(module, name), "in_features", self.num_features) for module, name in modules]
+        linears = nn.ModuleList(nn.Linear(size, num_classes, device="cpu") for size in sizes)
+        # One generator for all: heads of the same shape must not start with the same weights.
+        init_weights(linears, self._init, seed)
+        for (module, name), linear in zip(modules, linears, strict=True):
             setattr(module, name, linear.to(like).train(self.training))
 
     def forward_intermediates(

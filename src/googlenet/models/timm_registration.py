@@ -12,6 +12,8 @@ __all__: list[str] = []
 default_cfgs: dict[str, Any] = {}
 
 HALF = (0.5, 0.5, 0.5)
+# The height and width of the last map at the model's input size.
+POOL_SIZES = {96: 3, 224: 7, 299: 8}
 
 
 def register_timm_models() -> list[str]:
@@ -37,7 +39,7 @@ def _default_cfg(name: str) -> dict[str, Any]:
         "num_classes": 1000,
         "input_size": (3, spec.input_size, spec.input_size),
         "min_input_size": (3, spec.min_size, spec.min_size),
-        "pool_size": None,
+        "pool_size": (POOL_SIZES[spec.input_size],) * 2,
         "crop_pct": 0.875,
         "interpolation": "bicubic",
         "mean": HALF,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..checkpoint.format import Checkpoint
 from ..errors import nearest
+from ..evaluation.metrics import check_logits
 from ..evaluation.predictor import Predictor
 from ..explain.cam import class_maps
 from ..export.manifest import MANIFEST_NAME
@@ -117,6 +118,7 @@ class ModelRepository:
         logits = loaded.predictor.predict(torch.zeros(1, channels, model.size, model.size, dtype=torch.uint8))
         if logits.shape != (1, len(classes)):
             raise ValueError(f"{name}: the network has {logits.shape[-1]} outputs for {len(classes)} classes")
+        check_logits(logits, name)
         self._metrics.version.labels(name).set(version)
         return model
 

@@ -104,8 +104,11 @@ class InferenceService:
             )
         except ValueError as error:
             raise HTTPException(422, f"{model.name}: {error}") from None
+        logits = torch.stack([result.value for result in results])
+        if not logits.isfinite().all():
+            raise HTTPException(500, f"{model.name}: the network's output is not finite (NaN or infinite)")
         self.metrics.images.labels(model.name).inc(len(pixels))
-        return torch.stack([result.value for result in results]), results
+        return logits, results
 
     def max_size(self, model: ModelVersion) -> int:
         """Return the largest input height and width that a client may request."""

@@ -17,7 +17,7 @@ from ..models.network import Network, trunk_name
 from ..models.registry import default_config, get_model_spec
 
 # Options of `ModelConfig` that define the network's design.
-DESIGN_OPTIONS = ("init", "dropout", "pool_mode", "stem_stride", "spp_levels", "width_mult")
+DESIGN_OPTIONS = ("init", "dropout", "pool_mode", "stem_stride", "spp_levels", "width_mult", "count_include_pad")
 
 
 def load_init_checkpoint(recipe: Recipe) -> Checkpoint | None:
@@ -76,7 +76,8 @@ def init_from_checkpoint(recipe: Recipe, init: Checkpoint | None, classes: tuple
         tensors[first] = adapt_input_channels(tensors[first], channels)
         load_strictly(model, dict(tensors), f"model.init_from: {recipe.model.init_from}")
         if classes != init.classes:
-            model.reset_classifier(len(classes), seed=recipe.seed)
+            seed = recipe.seed if recipe.model.seed is None else recipe.model.seed
+            model.reset_classifier(len(classes), seed=seed)
     freeze_layers(model, recipe.model.freeze)
     return model
 

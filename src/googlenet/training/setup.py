@@ -117,10 +117,11 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     model = recipe.model
     assert model.name is not None
     defaults = default_config(model.name)
-    for option in ("pool_mode", "width_mult"):
+    for option in ("pool_mode", "width_mult", "count_include_pad"):
         if getattr(model, option) is not None and option not in defaults:
             advice = f"unset it: --model.{option} null"
-            raise ValueError(f"model.{option} is an option of the GoogLeNets, not of {model.name}; {advice}")
+            owners = "Inception-v2 and v3" if option == "count_include_pad" else "the GoogLeNets"
+            raise ValueError(f"model.{option} is an option of {owners}, not of {model.name}; {advice}")
     filled = {key: value for key, value in defaults.items() if getattr(model, key) is None}
     return replace(
         recipe,

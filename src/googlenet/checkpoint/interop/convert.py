@@ -62,7 +62,7 @@ def from_external_state_dict(source: SourceModel, external: Mapping[str, Tensor]
         )
     num_classes, in_channels = head.shape[-2], stem.shape[1]
     with torch.device("meta"):
-        shapes = shapes_of(create_model(source.model, num_classes, in_channels, aux))
+        shapes = shapes_of(create_model(source.model, num_classes, in_channels, aux, **source.options))
     given = {
         name: _squeeze_leading(tensor, len(shapes[key]))
         for key, name in names.items()
@@ -102,6 +102,15 @@ def to_external_state_dict(source: SourceModel, tensors: Mapping[str, Tensor], o
             f"{name}.bias": torch.zeros_like(tensors[f"{layer}.norm.bias"]) for layer, name in source.units.items()
         }
     return external
+
+
+def matching_libraries(external: Iterable[str]) -> list[str]:
+    """Return the libraries with the network that most of these keys belong to; none if that is less than half."""
+    keys = set(external)
+    counts = {name: len(keys & set(key_map(source, aux=True).values())) for name, source in SOURCE_MODELS.items()}
+    best = max(counts.values())
+    names = [name for name, count in counts.items() if count == best] if 2 * best >= len(keys) else []
+    return list(dict.fromkeys(name.split(":")[0] for name in names))
 
 
 def identify_source(library: str, external: Mapping[str, Tensor]) -> str:

@@ -17,7 +17,8 @@ class SourceModel(NamedTuple):
 
     `model` is the equivalent model of this package. `units` (convolution, normalization, ReLU) and `linears` map this
     package's layers to the external ones; `unit` and `linear` map the tensors in each. `bgr`: the input channels are
-    in the order BGR. `biased`: convolutions have biases in front of their normalizations.
+    in the order BGR. `biased`: convolutions have biases in front of their normalizations. `options` are those of
+    `create_model` that make this package's network equivalent.
     """
 
     model: str
@@ -27,6 +28,7 @@ class SourceModel(NamedTuple):
     linear: Names
     bgr: bool = False
     biased: bool = False
+    options: Mapping[str, Any] = {}
 
 
 def expand_braces(name: str) -> list[str]:
@@ -47,6 +49,15 @@ def expand(table: Mapping[str, Any], blocks: Mapping[str, Names]) -> Iterator[tu
                 yield f"{name}.{layer}" if layer else name, f"{external_name}{external_layer}"
 
 
+def _units(entry: Mapping[str, Any], blocks: Mapping[str, Names]) -> dict[str, str]:
+    """Return the units of an entry: by name, or, with `numbered`, numbered in the order of the table."""
+    units = dict(expand(entry["units"], blocks))
+    if "numbered" in entry:
+        trunk = (layer for layer in units if layer.startswith("trunk."))
+        units = {layer: entry["numbered"].format(number) for number, layer in enumerate(trunk)}
+    return {**units, **entry.get("named", {})}
+
+
 def read_source_models() -> dict[str, SourceModel]:
     """Read all networks whose weights can be converted, by library and the name in it."""
     tables = yaml.safe_load(Path(__file__).with_name("key_maps.yaml").read_text())
@@ -56,12 +67,13 @@ def read_source_models() -> dict[str, SourceModel]:
     return {
         name: SourceModel(
             entry["model"],
-            dict(expand(entry["units"], blocks)),
+            _units(entry, blocks),
             dict(expand(entry["linears"], blocks)),
             tensors[entry.get("unit", "conv_norm")],
             tensors[entry.get("linear", "linear")],
             entry.get("bgr", False),
             entry.get("biased", False),
+            entry.get("options", {}),
         )
         for name, entry in tables["models"].items()
     }

@@ -4,16 +4,14 @@
 """
 
 import io
-import pickle
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ...config.schema import DataConfig, ModelConfig, Recipe, SizeConfig
@@ -24,8 +22,10 @@ from ...models.registry import default_config
 from ..format import Checkpoint, read_checkpoint, write_checkpoint
 from .convert import AUX_PREFIX, from_external_state_dict, identify_source, key_map, to_external_state_dict
 from .key_maps import SOURCE_MODELS
+from .weight_files import read_tensors
 
 HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN, CAFFE_MEAN_BN = (123 / 255, 117 / 255, 104 / 255), (128 / 255, 117 / 255, 104 / 255)
 
 # Preprocessing of each source. torchvision normalizes with ImageNet's mean and std, and its networks transform that
@@ -37,13 +37,16 @@ PREPROCESS: dict[str, Preprocess] = {
     "timm:inception_v3": Preprocess(299, 3, HALF, HALF, crop_pct=0.875, interpolation="bicubic"),
     "timm:inception_v4": Preprocess(299, 3, HALF, HALF, crop_pct=0.875, interpolation="bicubic"),
     "timm:inception_resnet_v2": Preprocess(299, 3, HALF, HALF, crop_pct=0.8975, interpolation="bicubic"),
+    # Keras' load_img(target_size=...) does not keep the aspect ratio.
+    "keras:inception_v3": Preprocess(299, 3, HALF, HALF, crop_mode="squash"),
+    "keras:inception_resnet_v2": Preprocess(299, 3, HALF, HALF, crop_mode="squash"),
     "fid:inception_v3": Preprocess(299, 3, HALF, HALF, crop_mode="squash"),
     "caffe:googlenet": Preprocess(224, 3, CAFFE_MEAN, (1 / 255,) * 3, crop_pct=224 / 256),
     "pretrainedmodels:bninception": Preprocess(224, 3, CAFFE_MEAN_BN, (1 / 255,) * 3, crop_pct=224 / 256),
 }
 
 # Options that change what a network computes but not its keys.
-_DESIGN_OPTIONS = ("stem_stride", "pool_mode", "spp_levels", "width_mult")
+_DESIGN_OPTIONS = ("stem_stride", "pool_mode", "spp_levels", "width_mult", "count_include_pad")
 
 
 def convert_file(
@@ -69,15 +72,51 @@ def convert_file(
         dropped = {with_aux[key] for key in with_aux.keys() - key_map(entry, aux=False).keys()}
         tensors = {key: value for key, value in tensors.items() if key not in dropped}
     converted = from_external_state_dict(entry, tensors, str(path))
-    model = create_model(entry.model, converted.num_classes, converted.in_channels, converted.aux)
+    model = create_model(entry.model, converted.num_classes, converted.in_channels, converted.aux, **entry.options)
     model.load_state_dict(converted.tensors)
     names = tuple(classes) if classes else default_class_names(converted.num_classes)
     if len(names) != converted.num_classes:
         raise ValueError(f"{path}: has {converted.num_classes} classes, but {len(names)} names were given")
-    preprocess = preprocess or PREPROCESS[name]
-    model_config, size = ModelConfig(name=entry.model, aux=converted.aux), SizeConfig(train=preprocess.size)
+    preprocess = adapt_channels(preprocess or PREPROCESS[name], converted.in_channels, str(path))
+    model_config = ModelConfig(name=entry.model, aux=converted.aux, **entry.options)
+    size = SizeConfig(train=preprocess.size)
     recipe = Recipe(model=model_config, data=DataConfig(val_split=0), size=size)
     return Checkpoint(model.eval(), preprocess, names, recipe, {})
+
+
+def adapt_channels(preprocess: Preprocess, channels: int, origin: str) -> Preprocess:
+    """Return `preprocess` for a network with 1 or 3 input channels: gray has the average mean and std of RGB."""
+    if channels == preprocess.channels:
+        return preprocess
+    if channels != 1:
+        raise ValueError(f"{origin}: the network takes {channels} channels; images have 1 or 3")
+    mean, std = ((sum(values) / len(values),) for values in (preprocess.mean, preprocess.std))
+    return replace(preprocess, channels=1, mean=mean, std=std)
+
+
+def override_preprocess(checkpoint: Checkpoint, **values: Any) -> Checkpoint:
+    """Return a converted checkpoint with other preprocessing: the fields of `Preprocess` that are not None.
+
+    `mean` and `std` are fractions of the pixel range, one per channel or one for all. Raises ValueError for values that
+    cannot be meant.
+    """
+    values, channels = (
+        {key: value for key, value in values.items() if value is not None},
+        checkpoint.preprocess.channels,
+    )
+    for key in values.keys() & {"mean", "std"}:
+        numbers = tuple(values[key]) * (channels if len(values[key]) == 1 else 1)
+        if len(numbers) != channels:
+            raise ValueError(f"{key} needs {channels} numbers, one per channel, not {len(numbers)}")
+        if not all(0 <= number <= 1 for number in numbers):
+            advice = "divide values of the range 0 to 255 by 255"
+            raise ValueError(f"{key} is a fraction of the pixel range, in [0, 1], not {max(numbers):g}; {advice}")
+        values[key] = numbers
+    preprocess = replace(checkpoint.preprocess, **values)
+    if preprocess.size < checkpoint.network.min_size:
+        raise ValueError(f"size must be {checkpoint.network.min_size} or more pixels, not {preprocess.size}")
+    recipe = replace(checkpoint.recipe, size=SizeConfig(train=preprocess.size))
+    return replace(checkpoint, preprocess=preprocess, recipe=recipe)
 
 
 def export_tensors(checkpoint: Checkpoint, library: str, aux: bool = True) -> dict[str, Tensor]:
@@ -87,17 +126,17 @@ def export_tensors(checkpoint: Checkpoint, library: str, aux: bool = True) -> di
     """
     name = checkpoint.recipe.model.name
     assert name is not None
-    for option in _DESIGN_OPTIONS:
-        value, default = checkpoint.network.config.get(option), default_config(name).get(option)
-        if value != default:
-            raise ValueError(f"{library}'s network has {option} {default}, this one {value}: the outputs would differ")
     supported = [source for source, entry in SOURCE_MODELS.items() if entry.model == name]
     matches = [source for source in supported if library in (source, source.split(":")[0])]
     if not matches:
         hint = f"; its weights can be written for {', '.join(supported)}" if supported else ""
         raise ValueError(f"{library} has no network equivalent to {name}{hint}")
-    if library.startswith("caffe"):
-        raise ValueError("Caffe files can be read, but not written")
+    if library.startswith(("caffe", "keras")):
+        raise ValueError(f"{library.partition(':')[0].capitalize()} files can be read, but not written")
+    for option in _DESIGN_OPTIONS:
+        value, default = checkpoint.network.config.get(option), default_config(name).get(option)
+        if value != default:
+            raise ValueError(f"{library}'s network has {option} {default}, this one {value}: the outputs would differ")
     tensors = checkpoint.network.state_dict()
     if not aux:
         tensors = {key: value for key, value in tensors.items() if not key.startswith(AUX_PREFIX)}
@@ -122,45 +161,6 @@ def default_class_names(count: int) -> tuple[str, ...]:
     from torchvision.models import GoogLeNet_Weights
 
     return tuple(GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the named tensors of a .safetensors, .caffemodel or PyTorch file; ValueError if that fails.
-
-    PyTorch files are read without executing code in them. The state dict of a training checkpoint is found under
-    "state_dict" or "model", and the prefix "module." of parallel training is removed.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: {'a folder; name a file' if path.is_dir() else 'no such file'}")
-    if path.suffix == ".caffemodel":
-        from .caffe import read_caffemodel
-
-        return read_caffemodel(path)
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: damaged, or not a safetensors file ({error})") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and "Unsupported class" not in str(error):
-            raise ValueError(f"{path}: damaged, or not a PyTorch file") from None
-        risk = "contains more than tensors and numbers, so opening it could execute code"
-        raise ValueError(f"{path}: {risk}; save its state_dict() where it was created") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: damaged, or not a PyTorch file ({reason})") from None
-    for inner in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(inner), Mapping):
-            content = content[inner]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: contains no state dict (a mapping from names to tensors)")
-    tensors = {str(key): value for key, value in content.items()}
-    prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
-    return {key.removeprefix(prefix): value for key, value in tensors.items()}
 
 
 def is_pretrained_name(name: str) -> bool:

@@ -18,11 +18,14 @@ from torchvision.ops import box_convert, box_iou
 
 from ...config.schema import RegionsConfig
 from ...data.disk_cache import cache_path, cache_write
+from ...files import mark_used, prune_cache
 from ..batches import map_bounded
 
 # A smaller image has one proposal: the whole image.
 MIN_IMAGE_SIDE = 8
 SIGMA = 0.8
+# The proposals of about 200,000 images.
+MAX_CACHE_BYTES = 8 * 2**30
 
 
 class SelectiveSearchConfig(NamedTuple):
@@ -81,7 +84,11 @@ def cached_proposals(
 ) -> list[Tensor]:
     """Return the proposals of each image from the cache, or computed by threads (default: one per core)."""
     # OpenCV releases the interpreter's lock, so threads are enough.
-    return list(map_bounded(lambda image: _cached_search(image, config), images, num_workers or os.cpu_count() or 1))
+    workers = num_workers or os.cpu_count() or 1
+    proposals = list(map_bounded(lambda image: _cached_search(image, config), images, workers))
+    folder = cache_path("proposals", b"", "").parent
+    prune_cache(folder, MAX_CACHE_BYTES, folder)
+    return proposals
 
 
 def recall(proposals: Sequence[Tensor], gt_boxes: Sequence[Tensor], iou_threshold: float = 0.5) -> float:
@@ -118,7 +125,9 @@ def _cached_search(image: Tensor, config: SelectiveSearchConfig) -> Tensor:
     key = f"{digest}|{tuple(image.shape)}|{tuple(config)}|{_import_opencv().__version__}"
     path = cache_path("proposals", key.encode(), ".npy")
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        boxes = torch.from_numpy(np.load(path, allow_pickle=False))
+        mark_used(path)
+        return boxes
     except (OSError, ValueError, EOFError):
         boxes, content = selective_search(image, config), io.BytesIO()
         np.save(content, boxes.numpy())
