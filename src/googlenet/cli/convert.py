@@ -44,10 +44,11 @@ def run(argv: list[str]) -> None:
 def _read(args: argparse.Namespace, out: Path) -> None:
     from ..checkpoint.format import write_checkpoint
     from ..checkpoint.interop.pretrained import convert_file
+    from ..files import read_text
 
     classes = None
     if args.classes:
-        classes = [line for line in Path(args.classes).read_text().splitlines() if line.strip()]
+        classes = [line.strip() for line in read_text(Path(args.classes)).split("\n") if line.strip()]
     checkpoint = convert_file(Path(args.file), args.source, classes, aux=not args.no_aux)
     write_checkpoint(out, checkpoint)
     num_tensors = len(checkpoint.model.state_dict())

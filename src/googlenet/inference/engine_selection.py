@@ -21,7 +21,7 @@ from ..export.backends import BACKENDS, format_of, formats_with
 from ..export.engine import INT8, ExportedPredictor, open_exported, parse_engine
 from ..export.exporter import ExportData, ExportOptions, export, model_name
 from ..export.manifest import is_exported, read_manifest
-from ..files import cache_folder, package_version
+from ..files import cache_file, package_version
 from ..models.ensemble import get_networks
 from .folded import FoldedPredictor
 
@@ -43,7 +43,7 @@ def cached_engine(checkpoint: Checkpoint, engine: str, threads: int | None = Non
         formats = [] if engine == "torch" else [format_of(name)]
     if not formats:
         return FoldedPredictor(checkpoint, threads)
-    folder = cache_folder() / "exported" / f"{_model_digest(checkpoint)}-{'-'.join(formats)}"
+    folder = cache_file("exported", f"{_model_digest(checkpoint)}-{'-'.join(formats)}")
     if not is_exported(folder):
         data = ExportData(_random_image(checkpoint.preprocess))
         export(checkpoint, data, folder, formats, ExportOptions(threads=threads))
