@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        # Opened by name: unlike a file of `tempfile`, which only its owner can read, it has the permissions of the umask.
+        # Unlike a file of `tempfile`, which only its owner can read, it has the permissions of the umask.
         with partial.open("xb") as file:
             file.write(data)
             file.flush()
@@ -84,8 +84,8 @@ def _writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        reason = error.strerror or error
-        print(f"{folder}: cannot write to the cache ({reason}); results are computed again in each run", file=sys.stderr)
+        message = f"cannot write to the cache ({error.strerror or error}); results are computed again in each run"
+        print(f"{folder}: {message}", file=sys.stderr)
         return Path(_temporary_folder().name)
 
 

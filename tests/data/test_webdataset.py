@@ -103,10 +103,29 @@ def test_writing_is_reproducible_and_atomic(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match="per_shard"):
         write_shards(tmp_path / "p", tmp_path / "3", per_shard=0)
     before = sorted(path.name for path in tmp_path.iterdir())
-    (tmp_path / "p" / "train" / "b" / "gone.png").symlink_to("nowhere")
-    with pytest.raises(OSError, match="gone.png"):
+
+    def fail(_: Path) -> bytes:
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="the disk failed"):
         write_shards(tmp_path / "p", tmp_path / "4")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_writing_names_what_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Splits and images are those of the folder source, also images without a suffix."""
+    tree(tmp_path / "p", {"Training": 2, "valid": 1})
+    (tmp_path / "p" / "Training" / "b" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "p" / "Training" / "b" / "notes.txt").write_text("x")
+    (tmp_path / "p" / "Training" / "a" / "scan").write_bytes(png(7))
+    names = [path.name for path in write_shards(tmp_path / "p", tmp_path / "s")]
+    assert names == ["train-000000.tar", "val-000000.tar"]
+    text = capsys.readouterr().err
+    assert "broken link" in text and "gone.png" in text and "unsupported suffix .txt" in text and "notes.txt" in text
+    data = load_shards(tmp_path / "s")
+    assert sorted(gray_levels(data)) == [7, 10, 11, 150, 151]
+    assert not data.accounting.num_excluded("file")
 
 
 def test_a_resumed_run_on_shards_has_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,10 +201,10 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
     assert absolute_source("shards:a/{0..1}.tar::https://x/y.tar", "/r") == "shards:/r/a/{0..1}.tar::https://x/y.tar"
 
 
-def test_held_out_images_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_out_images_are_reported(tmp_path: Path) -> None:
     write_shards(tree(tmp_path / "p", {"train": 10}), tmp_path / "s")
     data = load_shards(tmp_path / "s", validation=0.2, seed=1)
-    assert "no validation shards; 4 of the 20 training images are held out" in capsys.readouterr().err
+    assert data.skipped == ["no validation images: 4 of the 20 training images are held out"]
     assert data.validation.labels.bincount().tolist() == [2, 2]
     assert not set(data.validation.names) & set(data.train.names)
 
@@ -200,9 +219,16 @@ def test_unusable_samples_are_skipped_or_raise(tmp_path: Path) -> None:
     data = load_shards(tmp_path)
     assert gray_levels(data) == [1, 7, 8]
     messages = "\n".join(data.skipped)
-    for message in ("train-0.tar/2: damaged", "train-0.tar/3: no image", "train-0.tar/4: no label", "no class 7"):
-        assert message in messages
-    assert len(data.skipped) == 6
+    for message in (
+        r"1 sample excluded: damaged image \(train-0.tar/2: ",
+        r"1 sample excluded: no image next to its label.*train-0.tar/3\)",
+        r"1 sample excluded: no label next to its image.*train-0.tar/4\)",
+        r"1 sample excluded: label not among the 2 classes \(train-0.tar/5: 7\)",
+        r"1 sample excluded: invalid json \(.*train-0.tar/6\)",
+        r"1 sample excluded: not an image in a format that Pillow reads \(train-0.tar/9\)",
+    ):
+        assert re.search(message, messages), messages
+    assert data.accounting.used == {"file": 2, "sample": 3} and data.accounting.encountered("sample") == 9
     with pytest.raises(ImageError, match="train-0.tar"):
         load_shards(tmp_path, on_error="raise")
     # Truncated in the middle of an image, as after an interrupted copy.

@@ -63,6 +63,12 @@ class Accounting:
         else:
             self.exclude(kind, text, name)
 
+    def warn(self, message: str) -> None:
+        """Add a note about an invalid source, of which single items are not known."""
+        if self.strict:
+            raise ImageError(message)
+        self.notes.append(message)
+
     def num_excluded(self, kind: str) -> int:
         """Return the number of excluded items of a kind."""
         return sum(exclusion.count for (each, _), exclusion in self.excluded.items() if each == kind)

@@ -29,7 +29,7 @@ except ImportError:
     pillow_heif = None
 
 MAX_PIXELS = 100_000_000  # larger images are not decoded: a few kilobytes of PNG can decode to gigabytes
-# Raster formats that Pillow decodes by itself: not those that run an interpreter (EPS, PDF) or need other software (WMF).
+# Raster formats that Pillow decodes by itself: not those that run an interpreter (EPS, PDF) or that it only displays.
 SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".png", ".apng", ".webp",
     ".avif", ".avifs", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".icb", ".vda", ".vst", ".ico", ".cur", ".icns",

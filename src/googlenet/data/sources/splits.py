@@ -132,7 +132,7 @@ def exclude_unused(
 
     The reason is that of the nearest folder in `reasons`, else `reason`; None if the images are used.
     """
-    reason = None if folder.path in used else reasons.get(folder.path, reason)
+    reason = None if reason is None or folder.path in used else reasons.get(folder.path, reason)
     for path in folder.images if reason else ():
         accounting.exclude("file", str(reason), printable(path), invalid=reason == UNKNOWN_CLASS)
     for item in folder.rejected:
