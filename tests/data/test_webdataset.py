@@ -238,6 +238,51 @@ def test_unusable_samples_are_skipped_or_raise(tmp_path: Path) -> None:
     assert any("train-0.tar" in line for line in data.skipped)
 
 
+@pytest.mark.parametrize("key", ["IMG.2024", "x/v1.0", "a.b.c"])
+@pytest.mark.parametrize("suffix", ["png", "JPG"])
+def test_keys_with_dots_are_explained(tmp_path: Path, key: str, suffix: str) -> None:
+    files = {f"{key}.{n}.{kind}": png(n) if kind == suffix else b"0" for n in range(3) for kind in (suffix, "cls")}
+    tar(tmp_path / "train-0.tar", files)
+    error = one_line_error(str(tmp_path))
+    assert re.search(
+        rf"found 0. 1 sample excluded: no image: a key ends at the first dot.*not .{suffix.lower()}", error
+    )
+
+
+def test_labels_apart_from_their_images_are_explained(tmp_path: Path) -> None:
+    images, labels = {f"{n}.png": png(n) for n in range(3)}, {f"{n}.cls": b"0" for n in range(4)}
+    tar(tmp_path / "train-0.tar", {**images, **labels})
+    error = one_line_error(str(tmp_path))
+    assert "4 samples excluded: no image next to its label" in error and "train-0.tar/0, " in error
+    assert "3 samples excluded: no label next to its image: neither cls nor a json with label" in error
+    tar(tmp_path / "train-0.tar", {f"{n}.{kind}": png(n) for n in range(3) for kind in ("png", "txt")})
+    assert "3 samples excluded: no label next to its image" in one_line_error(str(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_class_names_and_labels_in_any_encoding(tmp_path: Path, encoding: str, line_end: str) -> None:
+    """Also in another Unicode form than the labels."""
+    names = ["cafe\u0301", " dog", "\u4e00"]
+    (tmp_path / "classes.txt").write_bytes((line_end.join(names) + line_end).encode(encoding))
+    files = {
+        "1.JPG": png(1),
+        "1.cls": "caf\u00e9".encode(encoding),
+        "2.Png": png(2),
+        "2.json": '{"label": 2}'.encode(encoding),
+    }
+    tar(tmp_path / "train-0.tar", {**files, "3.PNG": png(3), "3.CLS": "dog\n".encode(encoding)})
+    data = load_shards(tmp_path)
+    assert data.classes == ("caf\u00e9", "dog", "\u4e00")
+    assert data.train.labels.tolist() == [0, 2, 1] and gray_levels(data) == [1, 2, 3]
+    (tmp_path / "classes.json").write_bytes('["a", "b", "c"]'.encode(encoding))
+    assert load_shards(tmp_path).classes == ("a", "b", "c")
+    (tmp_path / "classes.json").write_bytes(b'["a",')
+    assert "classes.json: not valid JSON" in one_line_error(str(tmp_path))
+    (tmp_path / "classes.json").write_bytes(b'["a",\n"\xe9"]')
+    assert "classes.json: line 2 is not utf-8 text" in one_line_error(str(tmp_path))
+
+
 def one_line_error(location: str, **options: object) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         load_shards(location, **options)
