@@ -64,13 +64,14 @@ def test_class_names_of_converted_weights(tmp_path: Path, encoding: str) -> None
     assert package.load(tmp_path / "out.safetensors").classes == ("caf\u00e9", "b", "c")
 
 
-@pytest.fixture(params=["/dev/null", "/proc/none", "file"])
+@pytest.fixture(params=["/dev/null", "/proc/none", "file", f"/tmp/{'x' * 300}"])
 def unwritable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Set a cache folder that cannot be created, also by root."""
     (tmp_path / "file").write_text("")
     folder = str(tmp_path / "file") if request.param == "file" else request.param
     monkeypatch.setenv("XDG_CACHE_HOME", folder)
     files._writable.cache_clear()
+    files._temporary_folder.cache_clear()
     return folder
 
 
@@ -108,7 +109,7 @@ def test_without_a_home_folder_the_cache_is_temporary(monkeypatch: pytest.Monkey
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", fail)
     files._writable.cache_clear()
-    assert cached_json("x", b"key", lambda: {"a": 1}) == {"a": 1}
+    assert cached_json("x", b"no home", lambda: {"a": 1}) == {"a": 1}
 
 
 @pytest.mark.parametrize("content", [[["a", "\u00e9"], [1, 2], 0.25], {"x": [None, True]}, []])
@@ -116,7 +117,7 @@ def test_the_digest_of_data_is_that_of_its_json(content: object) -> None:
     assert data_digest(content, "x") == hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def test_shards_and_engines_without_a_cache(unwritable: str, tmp_path: Path) -> None:
+def test_engines_without_a_cache(unwritable: str) -> None:
     """An export, which is written to the cache, works without one."""
     from googlenet.checkpoint.format import Checkpoint
     from googlenet.config.schema import ModelConfig, Recipe, SizeConfig

@@ -73,7 +73,8 @@ def cache_file(*parts: str) -> Path:
     path in a temporary folder of this process: a cache only saves time.
     """
     path = cache_folder().joinpath(*parts)
-    return path if path.exists() else _writable(cache_folder()).joinpath(*parts)
+    # Not Path.exists, which raises an error for a folder that this user cannot enter.
+    return path if os.path.exists(path) else _writable(cache_folder()).joinpath(*parts)
 
 
 @cache

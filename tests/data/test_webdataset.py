@@ -182,7 +182,8 @@ def test_labels_and_class_names(tmp_path: Path) -> None:
 
 
 def test_splits_are_found_by_name(tmp_path: Path) -> None:
-    for name in ("in-train-0", "in-train-1", "in-validation-0", "in-test-0", "other-val-0", "contest-train-0"):
+    others = ("other-val-0", "train-dev-0", "b_eval-0", "contest-train-0")
+    for name in ("in-train-0", "in-train-1", "in-validation-0", "in-test-0", *others):
         tar(tmp_path / f"{name}.tar", {})
 
     def names(location: str) -> dict[str, list[str]]:
@@ -194,7 +195,10 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
     assert names(f"{tmp_path}/in-train-0.tar::{tmp_path}/other-val-0.tar") == {
         "train": ["in-train-0"], "validation": ["other-val-0"], "test": ["in-test-0"],
     }  # fmt: skip
-    assert names(str(tmp_path))["train"] == ["contest-train-0", "in-train-0", "in-train-1"]
+    assert names(str(tmp_path)) == {
+        "train": ["contest-train-0", "in-train-0", "in-train-1"], "test": ["b_eval-0", "in-test-0"],
+        "validation": ["in-validation-0", "other-val-0", "train-dev-0"],
+    }  # fmt: skip
     assert names("https://x.org/a/train-{0..1}.tar::https://x.org/a/val-0.tar") == {
         "train": ["train-0", "train-1"], "validation": ["val-0"], "test": [],
     }  # fmt: skip

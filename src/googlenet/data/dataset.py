@@ -112,7 +112,8 @@ class LoadOptions:
         channels: 1 (gray) or 3 (RGB); unset: 1 if all images are gray.
         on_error: unreadable files: skip (and list them) or raise ImageError.
         max_samples: use at most this many images of each split, evenly spaced; unset: all.
-        in_memory: keep decoded images in memory, or decode them for each batch; unset: if they fit.
+        in_memory: keep decoded images in memory, or decode them for each batch; unset: if half of the available memory
+            is enough.
         num_workers: processes that decode ahead when images are not in memory; unset: `default_num_workers`.
     """
 

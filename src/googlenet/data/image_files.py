@@ -171,9 +171,9 @@ def _why_hidden(name: str) -> str:
 
 def _reject(entry: os.DirEntry[str], path: Path, hidden: str) -> Rejected | None:
     """Return why an entry that is not a folder is not an image; None for an image."""
-    if entry.is_symlink() and not path.exists():
+    if entry.is_symlink() and not os.path.exists(path):
         return Rejected("link", hidden or "broken link", path, not hidden and suffix_of(path.name) in SUFFIXES)
-    if not path.is_file() if entry.is_symlink() else not entry.is_file():
+    if not (os.path.isfile(path) if entry.is_symlink() else entry.is_file()):
         return Rejected("special file", hidden or "not a regular file", path)
     if hidden:
         return Rejected("file", hidden, path)

@@ -48,7 +48,7 @@ class Sample(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A tar file with its samples in order, the (kind, reason, name, is invalid) of what is unusable, and its damage."""
+    """A tar file with its samples in order, its damage, and unusable items: (kind, reason, name, is invalid)."""
 
     path: Path
     samples: list[Sample]
@@ -60,10 +60,10 @@ def load(location: str, options: LoadOptions) -> Dataset:
     """Load tar files in WebDataset format.
 
     `location` is a folder of .tar files, or paths or http(s) URLs with ``{000..099}`` and, for paths, ``*``; several
-    are separated by ``::``. A file with the word val, valid, validation or test in its name belongs to that split,
-    and these files are also found beside ``train`` paths. Shards at URLs are downloaded to the cache. Class names are
-    read from ``classes.json`` or ``classes.txt`` beside the shards; otherwise they are the numeric labels. Raises
-    ValueError if shards or webdataset are missing.
+    are separated by ``::``. A file with a word such as val or test in its name (see `SPLIT_KEYWORDS`) belongs to that
+    split, and these files are also found beside ``train`` paths. Shards at URLs are downloaded to the cache. Class
+    names are read from ``classes.json`` or ``classes.txt`` beside the shards; otherwise they are the numeric labels.
+    Raises ValueError if shards or webdataset are missing.
     """
     if options.in_memory:
         raise ValueError("shards are not loaded into memory: leave data.in_memory unset, or use a folder")
@@ -140,7 +140,7 @@ def _expand(item: str) -> list[str]:
 
 def _split_of(path: str) -> str:
     words = re.split("[^a-z]+", path.rpartition("/")[2].lower())
-    return next((SPLIT_KEYWORDS[word] for word in words if word in SPLIT_KEYWORDS), "train")
+    return next((SPLIT_KEYWORDS[word] for word in words if SPLIT_KEYWORDS.get(word, "train") != "train"), "train")
 
 
 def _sibling_shards(train: Sequence[str], split: str) -> list[str]:
