@@ -278,3 +278,12 @@ def test_a_tree_without_images_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs at least two folders") as error:
         image_tree(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_image_files_are_sorted_without_hidden_ones(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden/d.png", "notes.txt", "._e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    accounting = Accounting()
+    assert [p.name for p in image_files(tmp_path, accounting)] == ["a.jpg", "b.PNG", "c.webp"]
+    assert accounting.used == {"file": 3} and accounting.num_excluded("file") == 3
