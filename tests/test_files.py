@@ -83,7 +83,7 @@ def test_an_unwritable_cache_is_one_warning(unwritable: str, capsys: pytest.Capt
     path.write_text("works")
     assert cache_file("exported", "x").read_text() == "works"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{unwritable}/googlenet: cannot write to the cache (")
+    assert line.startswith(f"{unwritable}/googlenet: cannot write to the cache; set XDG_CACHE_HOME")
 
 
 def test_an_unwritable_cache_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,9 +84,9 @@ def _writable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError as error:
-        message = f"cannot write to the cache ({error.strerror or error}); results are computed again in each run"
-        print(f"{folder}: {message}", file=sys.stderr)
+    except OSError:
+        advice = "set XDG_CACHE_HOME to a writable folder to keep results between runs"
+        print(f"{folder}: cannot write to the cache; {advice}", file=sys.stderr)
         return Path(_temporary_folder().name)
 
 
