@@ -1,31 +1,39 @@
-"""Atomic file and folder replacement, the cache folder, and versions of installed packages."""
+"""Atomic replacement of files and folders, text files of any common encoding, the cache, package versions."""
 
+import codecs
 import os
+import secrets
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 # A cache entry that was used within this time is not deleted: a process may be about to open it.
 CACHE_GRACE_S = 3600.0
 CACHE_MAX_AGE_S = 90 * 24 * 3600.0
+ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace the file `path` by `content`, or leave it unchanged: write a temporary file, sync it, rename it."""
     data = content.encode() if isinstance(content, str) else content
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Unlike a file of `tempfile`, which only its owner can read, it has the permissions of the umask.
+        with partial.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -68,6 +76,25 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
+def read_text(path: Path) -> str:
+    r"""Read a UTF-8 file, or a UTF-16 or UTF-32 file with a byte order mark; line ends become ``\n``.
+
+    Raises ValueError with the file, and the line of an invalid byte.
+    """
+    try:
+        return decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line} is not {error.encoding} text; save the file as UTF-8") from None
+
+
+def decode_text(data: bytes) -> str:
+    """Decode UTF-8, or the encoding of the byte order mark, which is removed; UnicodeDecodeError for invalid bytes."""
+    return data.decode(next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), "utf-8"))
+
+
 def package_version(package: str) -> str | None:
     """Return the version of an installed package; None if it has no metadata."""
     try:
@@ -78,4 +105,36 @@ def package_version(package: str) -> str | None:
 
 def cache_folder() -> Path:
     """Return the folder for reproducible files: ``$XDG_CACHE_HOME/googlenet`` or ``~/.cache/googlenet``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet"
+    except RuntimeError:  # a user without a home folder
+        return Path(os.devnull) / "googlenet"
+
+
+def cache_file(*parts: str) -> Path:
+    """Return the path `parts` in the cache folder.
+
+    If it does not exist there and the folder cannot be written to, as in a container with a read-only home, return its
+    path in a temporary folder of this process: a cache only saves time.
+    """
+    path = cache_folder().joinpath(*parts)
+    # Not Path.exists, which raises an error for a folder that this user cannot enter.
+    return path if os.path.exists(path) else _writable(cache_folder()).joinpath(*parts)
+
+
+@cache
+def _writable(folder: Path) -> Path:
+    """Return `folder`, created if necessary, or a temporary folder, after a warning, if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        advice = "set XDG_CACHE_HOME to a writable folder to keep results between runs"
+        print(f"{folder}: cannot write to the cache; {advice}", file=sys.stderr)
+        return Path(_temporary_folder().name)
+
+
+@cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="googlenet-cache-")

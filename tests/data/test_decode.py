@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from googlenet.data.decode import ImageError, decode_image, image_files, to_tensor
+from googlenet.data.decode import ImageError, decode_image, to_tensor
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -112,10 +112,3 @@ def test_to_tensor_channels() -> None:
     assert to_tensor(image, 3).shape == (3, 6, 8)
     with pytest.raises(ImageError, match="5 channels"):
         to_tensor(image, 5)
-
-
-def test_image_files_are_sorted_without_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden/d.png", "notes.txt", "._e.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.name for p in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]

@@ -135,11 +135,14 @@ def test_ignored_files_are_listed(tmp_path: Path) -> None:
     for split in ("train", "val"):
         tree(tmp_path / split, 3)
     (tmp_path / "val" / "bird").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "val" / "bird" / "1.png")
     (tmp_path / "train" / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     skipped = load_dataset(f"folder:{tmp_path}", LoadOptions(size=8)).skipped
     assert len(skipped) == 2
-    assert "gone.png: no such file" in skipped[0]
-    assert "bird: not a class" in skipped[1]
+    assert skipped[0].startswith("1 link excluded: broken link (") and "gone.png" in skipped[0]
+    assert "not a class of the training images" in skipped[1] and "bird/1.png" in skipped[1]
+    with pytest.raises(ImageError, match="gone.png: broken link|bird/1.png: in a folder that is not a class"):
+        load_dataset(f"folder:{tmp_path}", LoadOptions(size=8, on_error="raise"))
 
 
 def test_relative_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

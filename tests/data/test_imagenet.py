@@ -171,6 +171,45 @@ def test_label_files(tmp_path: Path) -> None:
             read_label_file(invalid)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\r\n", "\r"])
+@pytest.mark.parametrize("prefix", ["", "val\\\\", "C:\\\\images\\\\", "val/"])
+def test_lists_of_windows(caffe: Path, encoding: str, line_end: str, prefix: str) -> None:
+    for name, text in (("val.txt", (caffe / "val.txt").read_text()), ("synset_words.txt", MAPPING)):
+        lines = [prefix * (name == "val.txt") + line for line in text.splitlines()]
+        (caffe / name).write_bytes("".join(line + line_end for line in lines).encode(encoding))
+    data = load_dataset(f"imagenet:{caffe}", LoadOptions(size=8, on_error="raise"))
+    assert data.classes == ("tench", "goldfish", "crane") and labels_match_levels(data.validation, data.classes)
+    assert data.accounting.used == {"entry": 6, "file": 9 + 6 + 2} and not data.skipped
+
+
+@pytest.mark.parametrize("label", ["-1", "1.5", "1e3", "nan", "12345678901234567890", "\u00b2"])
+def test_invalid_class_indices_are_named(caffe: Path, label: str) -> None:
+    lines = (caffe / "val.txt").read_text().splitlines()
+    lines[3] = f"{lines[3].split()[0]} {label}"
+    (caffe / "val.txt").write_text("\n".join(lines))
+    if label == "\u00b2":  # not a number but an unknown name
+        data = load_dataset(f"imagenet:{caffe}", LoadOptions(size=8))
+        assert "1 entry excluded: of a class without training images" in data.skipped[0] and "line 4" in data.skipped[0]
+    else:
+        with pytest.raises(ValueError, match=rf"val.txt: line 4 has the class '{label}': neither a class folder nor"):
+            load_dataset(f"imagenet:{caffe}", LoadOptions(size=8))
+
+
+def test_lists_that_are_no_text_are_named(caffe: Path) -> None:
+    (caffe / "val.txt").write_bytes(b"a.JPEG 0\nb\xff.JPEG 1\n")
+    with pytest.raises(ValueError, match="val.txt: line 2 is not utf-8 text; save the file as UTF-8"):
+        load_dataset(f"imagenet:{caffe}", LoadOptions(size=8))
+
+
+@pytest.mark.parametrize(("train", "val"), [("Train", "valid"), ("training_images", "val2012")])
+def test_splits_in_other_forms(caffe: Path, train: str, val: str) -> None:
+    (caffe / "train").rename(caffe / train)
+    (caffe / "val").rename(caffe / val)
+    data = load_dataset(f"imagenet:{caffe}", LoadOptions(size=8))
+    assert [len(data.train), len(data.validation)] == [9, 6] and not data.skipped
+
+
 def test_inconsistent_files(caffe: Path) -> None:
     lines = (caffe / "val.txt").read_text().splitlines()
     source = f"imagenet:{caffe}"
@@ -187,11 +226,10 @@ def test_inconsistent_files(caffe: Path) -> None:
     (caffe / "val.txt").write_text("\n".join([*lines[1:], "gone.JPEG 0"]))
     data = load_dataset(source, LoadOptions(size=8))
     assert len(data.validation.labels) == 5
-    assert [reason.rpartition("/")[2] for reason in data.skipped] == [
-        "val",
-        f"{lines[0].split()[0]}: not listed in val.txt",
-    ]
-    with pytest.raises(ImageError, match=r"gone.JPEG: listed in val.txt, not in"):
+    assert "listed in val.txt, but not an image in" in data.skipped[0] and "line 6: gone.JPEG" in data.skipped[0]
+    assert "not listed in val.txt" in data.skipped[1] and lines[0].split()[0] in data.skipped[1]
+    assert data.accounting.used == {"entry": 5, "file": 9 + 5 + 1} and data.accounting.encountered("entry") == 6
+    with pytest.raises(ImageError, match=r"gone.JPEG: listed in val.txt, but not"):
         load_dataset(source, LoadOptions(size=8, on_error="raise"))
     (caffe / "val.txt").unlink()
     with pytest.raises(ValueError, match="no label file; put val.txt or LOC_val_solution.csv beside it"):

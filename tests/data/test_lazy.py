@@ -21,6 +21,7 @@ from googlenet.data.dataset import Dataset
 from googlenet.data.decode import ImageError, decode_image, decode_to_tensor, to_tensor
 from googlenet.data.lazy import ByteRanges, LazyImages, default_num_workers
 from googlenet.data.loader import BatchSpec, evaluation_batches, full_batch_spec, training_batch
+from googlenet.data.memory import available_memory
 from googlenet.data.preprocess import Preprocess
 from googlenet.data.scan import check_images
 from googlenet.data.sources import LoadOptions, load_dataset
@@ -202,7 +203,9 @@ def test_unreadable_files_are_skipped_or_raise(tmp_path: Path, own_cache: Path) 
     broken.write_bytes(broken.read_bytes()[:-300])
     (tmp_path / "p" / "b" / "text.png").write_text("no image")
     lazy, in_memory = (load(tmp_path / "p", in_memory=value, num_workers=0) for value in (False, True))
-    assert [line.partition(":")[0] for line in lazy.skipped] == [str(broken), str(tmp_path / "p/b/text.png")]
+    reasons = {reason: exclusion.examples[0] for (_, reason), exclusion in lazy.accounting.excluded.items()}
+    assert reasons["damaged image"].startswith(f"{broken}: ") and len(reasons) == 2
+    assert reasons["not an image in a format that Pillow reads"] == str(tmp_path / "p/b/text.png")
     assert lazy.skipped == in_memory.skipped
     assert lazy.train.names == in_memory.train.names
     with pytest.raises(ImageError, match="03.jpg"):
@@ -228,7 +231,7 @@ def test_only_new_and_changed_files_are_checked_again(tmp_path: Path, monkeypatc
     assert sorted(decoded) == [paths[2], paths[4]]
     assert result.usable.tolist() == [True] * 4 + [False, True]
     assert result.gray.tolist() == [False, False, True, False, False, False]
-    assert len(result.reasons) == 1
+    assert list(result.errors) == [4]
     for file in (tmp_path / "cache").rglob("*.npz"):
         file.write_bytes(b"damaged")
     assert check_images(ByteRanges.from_files(paths), paths, "x").usable.tolist() == result.usable.tolist()
@@ -236,12 +239,62 @@ def test_only_new_and_changed_files_are_checked_again(tmp_path: Path, monkeypatc
 
 def test_a_folder_too_large_for_memory_is_decoded_lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "p", 3)
-    monkeypatch.setattr("googlenet.data.sources.folder.MAX_BYTES", 2 * 6 * 3 * 24 * 24 - 1)
+    required = 2 * 6 * 3 * 24 * 24
+    monkeypatch.setattr("googlenet.data.sources.folder.available_memory", lambda: 2 * required - 1)
     assert isinstance(load(tmp_path / "p", in_memory=None).train.images, LazyImages)
     with pytest.raises(ValueError, match="6 images at 24 px need .* GiB of memory"):
         load(tmp_path / "p", in_memory=True)
-    monkeypatch.setattr("googlenet.data.sources.folder.MAX_BYTES", 2 * 6 * 3 * 24 * 24)
+    monkeypatch.setattr("googlenet.data.sources.folder.available_memory", lambda: 2 * required)
     assert isinstance(load(tmp_path / "p", in_memory=None).train.images, torch.Tensor)
+
+
+def test_available_memory_is_limited_by_the_control_groups(tmp_path: Path) -> None:
+    """The smallest rest of this process's group and those above it counts, in both versions of control groups."""
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def write_group(folder: str, names: tuple[str, str], limit: str, statistics: str) -> None:
+        for name, text in zip((*names, "memory.stat"), (limit, "600", statistics), strict=True):
+            write(f"sys/fs/cgroup/{folder}/{name}", text + "\n")
+
+    v1, v2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+    write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable: 5 kB\n")
+    assert available_memory(tmp_path) == 5 * 1024
+    write("proc/self/cgroup", "3:cpu,cpuacct:/\n2:memory:/job/task\n0::/job\n")
+    write_group("memory/job/task", v1, str(2**63 - 4096), "total_inactive_file 1")
+    assert available_memory(tmp_path) == 5 * 1024, "no limit"
+    write_group("memory/job", v1, "3000", "cache 7\ntotal_inactive_file 150")
+    assert available_memory(tmp_path) == 3000 - 600 + 150
+    write_group("job", v2, "1000", "inactive_file 100\nanon 3")
+    assert available_memory(tmp_path) == 1000 - 600 + 100
+    write_group("job", v2, "max", "inactive_file 100")
+    write_group("memory", v1, "500", "total_inactive_file 0")
+    assert available_memory(tmp_path) == 0, "used beyond the limit"
+    assert available_memory(tmp_path / "no proc") > 0
+
+
+def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may return fewer bytes than requested."""
+    content = bytes(range(256)) * 40
+    (tmp_path / "x").write_bytes(content)
+
+    class ShortReads(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(size if size is None or size < 0 else min(size, 7))
+
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            return super().readinto(memoryview(buffer)[:7])
+
+    def short_open(path: str, mode: str, buffering: int = -1) -> io.FileIO | io.BufferedReader:
+        raw = ShortReads(path, mode)
+        return raw if buffering == 0 else io.BufferedReader(raw)
+
+    monkeypatch.setattr("googlenet.data.lazy.open", short_open, raising=False)
+    files, zero = np.array([str(tmp_path / "x").encode()]), np.zeros(3, np.int32)
+    ranges = ByteRanges(files, zero, np.array([0, 5, 100]), np.array([-1, 200, 9000]))
+    assert [ranges.read(index) for index in range(3)] == [content, content[5:205], content[100:9100]]
 
 
 def test_statistics_of_a_sample_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:

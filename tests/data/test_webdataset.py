@@ -103,10 +103,29 @@ def test_writing_is_reproducible_and_atomic(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match="per_shard"):
         write_shards(tmp_path / "p", tmp_path / "3", per_shard=0)
     before = sorted(path.name for path in tmp_path.iterdir())
-    (tmp_path / "p" / "train" / "b" / "gone.png").symlink_to("nowhere")
-    with pytest.raises(OSError, match="gone.png"):
+
+    def fail(_: Path) -> bytes:
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="the disk failed"):
         write_shards(tmp_path / "p", tmp_path / "4")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_writing_names_what_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Splits and images are those of the folder source, also images without a suffix."""
+    tree(tmp_path / "p", {"Training": 2, "valid": 1})
+    (tmp_path / "p" / "Training" / "b" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "p" / "Training" / "b" / "notes.txt").write_text("x")
+    (tmp_path / "p" / "Training" / "a" / "scan").write_bytes(png(7))
+    names = [path.name for path in write_shards(tmp_path / "p", tmp_path / "s")]
+    assert names == ["train-000000.tar", "val-000000.tar"]
+    text = capsys.readouterr().err
+    assert "broken link" in text and "gone.png" in text and "unsupported suffix .txt" in text and "notes.txt" in text
+    data = load_shards(tmp_path / "s")
+    assert sorted(gray_levels(data)) == [7, 10, 11, 150, 151]
+    assert not data.accounting.num_excluded("file")
 
 
 def test_a_resumed_run_on_shards_has_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +182,8 @@ def test_labels_and_class_names(tmp_path: Path) -> None:
 
 
 def test_splits_are_found_by_name(tmp_path: Path) -> None:
-    for name in ("in-train-0", "in-train-1", "in-validation-0", "in-test-0", "other-val-0", "contest-train-0"):
+    others = ("other-val-0", "train-dev-0", "b_eval-0", "contest-train-0")
+    for name in ("in-train-0", "in-train-1", "in-validation-0", "in-test-0", *others):
         tar(tmp_path / f"{name}.tar", {})
 
     def names(location: str) -> dict[str, list[str]]:
@@ -175,17 +195,20 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
     assert names(f"{tmp_path}/in-train-0.tar::{tmp_path}/other-val-0.tar") == {
         "train": ["in-train-0"], "validation": ["other-val-0"], "test": ["in-test-0"],
     }  # fmt: skip
-    assert names(str(tmp_path))["train"] == ["contest-train-0", "in-train-0", "in-train-1"]
+    assert names(str(tmp_path)) == {
+        "train": ["contest-train-0", "in-train-0", "in-train-1"], "test": ["b_eval-0", "in-test-0"],
+        "validation": ["in-validation-0", "other-val-0", "train-dev-0"],
+    }  # fmt: skip
     assert names("https://x.org/a/train-{0..1}.tar::https://x.org/a/val-0.tar") == {
         "train": ["train-0", "train-1"], "validation": ["val-0"], "test": [],
     }  # fmt: skip
     assert absolute_source("shards:a/{0..1}.tar::https://x/y.tar", "/r") == "shards:/r/a/{0..1}.tar::https://x/y.tar"
 
 
-def test_held_out_images_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_out_images_are_reported(tmp_path: Path) -> None:
     write_shards(tree(tmp_path / "p", {"train": 10}), tmp_path / "s")
     data = load_shards(tmp_path / "s", validation=0.2, seed=1)
-    assert "no validation shards; 4 of the 20 training images are held out" in capsys.readouterr().err
+    assert data.skipped == ["no validation images: 4 of the 20 training images are held out"]
     assert data.validation.labels.bincount().tolist() == [2, 2]
     assert not set(data.validation.names) & set(data.train.names)
 
@@ -200,9 +223,16 @@ def test_unusable_samples_are_skipped_or_raise(tmp_path: Path) -> None:
     data = load_shards(tmp_path)
     assert gray_levels(data) == [1, 7, 8]
     messages = "\n".join(data.skipped)
-    for message in ("train-0.tar/2: damaged", "train-0.tar/3: no image", "train-0.tar/4: no label", "no class 7"):
-        assert message in messages
-    assert len(data.skipped) == 6
+    for message in (
+        r"1 sample excluded: damaged image \(train-0.tar/2: ",
+        r"1 sample excluded: no image next to its label.*train-0.tar/3\)",
+        r"1 sample excluded: no label next to its image.*train-0.tar/4\)",
+        r"1 sample excluded: label not among the 2 classes \(train-0.tar/5: 7\)",
+        r"1 sample excluded: invalid json \(.*train-0.tar/6\)",
+        r"1 sample excluded: not an image in a format that Pillow reads \(train-0.tar/9\)",
+    ):
+        assert re.search(message, messages), messages
+    assert data.accounting.used == {"file": 2, "sample": 3} and data.accounting.encountered("sample") == 9
     with pytest.raises(ImageError, match="train-0.tar"):
         load_shards(tmp_path, on_error="raise")
     # Truncated in the middle of an image, as after an interrupted copy.
@@ -210,6 +240,51 @@ def test_unusable_samples_are_skipped_or_raise(tmp_path: Path) -> None:
     data = load_shards(tmp_path)
     assert gray_levels(data) == [1, 7, 8][: len(data.train.labels)]
     assert any("train-0.tar" in line for line in data.skipped)
+
+
+@pytest.mark.parametrize("key", ["IMG.2024", "x/v1.0", "a.b.c"])
+@pytest.mark.parametrize("suffix", ["png", "JPG"])
+def test_keys_with_dots_are_explained(tmp_path: Path, key: str, suffix: str) -> None:
+    files = {f"{key}.{n}.{kind}": png(n) if kind == suffix else b"0" for n in range(3) for kind in (suffix, "cls")}
+    tar(tmp_path / "train-0.tar", files)
+    error = one_line_error(str(tmp_path))
+    assert re.search(
+        rf"found 0. 1 sample excluded: no image: a key ends at the first dot.*not .{suffix.lower()}", error
+    )
+
+
+def test_labels_apart_from_their_images_are_explained(tmp_path: Path) -> None:
+    images, labels = {f"{n}.png": png(n) for n in range(3)}, {f"{n}.cls": b"0" for n in range(4)}
+    tar(tmp_path / "train-0.tar", {**images, **labels})
+    error = one_line_error(str(tmp_path))
+    assert "4 samples excluded: no image next to its label" in error and "train-0.tar/0, " in error
+    assert "3 samples excluded: no label next to its image: neither cls nor a json with label" in error
+    tar(tmp_path / "train-0.tar", {f"{n}.{kind}": png(n) for n in range(3) for kind in ("png", "txt")})
+    assert "3 samples excluded: no label next to its image" in one_line_error(str(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_class_names_and_labels_in_any_encoding(tmp_path: Path, encoding: str, line_end: str) -> None:
+    """Also in another Unicode form than the labels."""
+    names = ["cafe\u0301", " dog", "\u4e00"]
+    (tmp_path / "classes.txt").write_bytes((line_end.join(names) + line_end).encode(encoding))
+    files = {
+        "1.JPG": png(1),
+        "1.cls": "caf\u00e9".encode(encoding),
+        "2.Png": png(2),
+        "2.json": '{"label": 2}'.encode(encoding),
+    }
+    tar(tmp_path / "train-0.tar", {**files, "3.PNG": png(3), "3.CLS": "dog\n".encode(encoding)})
+    data = load_shards(tmp_path)
+    assert data.classes == ("caf\u00e9", "dog", "\u4e00")
+    assert data.train.labels.tolist() == [0, 2, 1] and gray_levels(data) == [1, 2, 3]
+    (tmp_path / "classes.json").write_bytes('["a", "b", "c"]'.encode(encoding))
+    assert load_shards(tmp_path).classes == ("a", "b", "c")
+    (tmp_path / "classes.json").write_bytes(b'["a",')
+    assert "classes.json: not valid JSON" in one_line_error(str(tmp_path))
+    (tmp_path / "classes.json").write_bytes(b'["a",\n"\xe9"]')
+    assert "classes.json: line 2 is not utf-8 text" in one_line_error(str(tmp_path))
 
 
 def one_line_error(location: str, **options: object) -> str:

@@ -75,10 +75,11 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _read(args: argparse.Namespace, out: Path) -> None:
     from ..checkpoint.format import write_checkpoint
     from ..checkpoint.interop.pretrained import HALF, IMAGENET_MEAN, IMAGENET_STD, convert_file, override_preprocess
+    from ..files import read_text
 
     classes = None
     if args.classes:
-        classes = [line for line in Path(args.classes).read_text().splitlines() if line.strip()]
+        classes = [line.strip() for line in read_text(Path(args.classes)).split("\n") if line.strip()]
     checkpoint = convert_file(Path(args.file), args.source, classes, aux=not args.no_aux)
     options = {key: getattr(args, key) for key in PREPROCESSING if key != "transform_input"}
     if args.transform_input is not None:

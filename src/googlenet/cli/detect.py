@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
     detector = with_sizes(model.predictor, args.sizes) if args.sizes else model.predictor
     if args.save_coco_json and not Path(args.save_coco_json).resolve().parent.is_dir():
         raise ValueError(f"{args.save_coco_json}: no such folder: {Path(args.save_coco_json).resolve().parent}")
-    paths = list(expand_paths(args.images))
+    paths = expand_paths(args.images)
     results, errors = _detect(args, detector, model.predictor.classes, paths)
     if args.save_coco_json:
         write_atomically(Path(args.save_coco_json), json.dumps(results))

@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.format import Checkpoint
-from ..data.decode import decode_image, image_files, to_tensor
+from ..data.decode import decode_image, to_tensor
 from ..detection.data.dataset import subsample
 from ..detection.predict import DetectorPredictor
 from ..evaluation.predictor import NetworkPredictor, Predictor
 from ..export.exporter import ExportData
 from ..inference.datasets import load_detection_eval_dataset, load_eval_dataset, select_split
 from ..inference.loading import Detectors, LoadedModel
+from ..inference.predict import expand_paths
 
 # Images that the files are compared with PyTorch on: of a classifier, and of a detector.
 SAMPLE_SIZE, DETECTION_SAMPLE_SIZE = 7, 20
@@ -24,7 +25,7 @@ def select_export_data(
     preprocess, is_detector = checkpoint.preprocess, checkpoint.recipe.task == "detection"
     num_images = min(max_images or DETECTION_SAMPLE_SIZE, 1000) if is_detector else SAMPLE_SIZE
     if folder:
-        images = [decode_image(file) for file in list(image_files(Path(folder)))[:num_images]]
+        images = [decode_image(Path(file)) for file in expand_paths([folder])[:num_images] if file != folder]
         if not images:
             raise ValueError(f"{folder}: no images; name a folder with --images")
         if is_detector:

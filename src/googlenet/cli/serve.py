@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import read_text
 from ..serving.config import Limits, ServeConfig
 from .common import add_engine_arguments, make_parser, positive_int
 
@@ -129,7 +130,7 @@ def _serve_with_ray(
 def _read_api_key(path: str | None) -> str | None:
     if path is None:
         return os.environ.get(API_KEY_VARIABLE, "").strip() or None
-    key = Path(path).read_text().strip()
+    key = read_text(Path(path)).strip()
     if not key:
         raise ValueError(f"{path}: empty; write the API key to this file")
     return key

@@ -99,7 +99,8 @@ class DataConfig(_Validated):
         crop_mode: how an image becomes square: center (crop) or squash (resize without keeping the aspect ratio).
         on_error: unreadable images, and in detection also unusable annotations: skip (and list them) or raise.
         max_samples: use at most this many images of each split; unset: all.
-        in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they fit.
+        in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they
+            fit into half of the available memory.
         num_workers: processes that decode images that are not in memory; unset: one per core, 0 on one core.
     """
 

@@ -1,10 +1,14 @@
 """Account for every file or entry that a data source encounters: it is used, or excluded for a reason."""
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from .decode import ImageError
+
 MAX_EXAMPLES = 3  # names that are kept and printed per reason
+MAX_REASONS = 12  # reasons that are printed; `to_dict` has all
 
 
 @dataclass
@@ -20,24 +24,50 @@ class Accounting:
     """What a data source contains, by kind: "file", "entry" (of a list), "image", "box", "sample" (of a tar file).
 
     `used` counts the items in use, `excluded` the others by kind and reason. `notes` are facts about the source that
-    are not about single items, such as held out images.
+    are not about single items, such as held out images. If it is `strict`, the first invalid item raises ImageError.
     """
 
     used: Counter[str] = field(default_factory=Counter)
     excluded: defaultdict[tuple[str, str], Exclusion] = field(default_factory=lambda: defaultdict(Exclusion))
     notes: list[str] = field(default_factory=list)
+    strict: bool = False
 
     def use(self, kind: str, count: int = 1) -> None:
         """Count items that are used."""
         self.used[kind] += count
 
-    def exclude(self, kind: str, reason: str, name: str, count: int = 1) -> None:
-        """Count items that are excluded for `reason`; `name` is the first of them."""
+    def exclude(self, kind: str, reason: str, name: str, count: int = 1, *, invalid: bool = False) -> None:
+        """Count items that are excluded for `reason`; `name` is the first of them.
+
+        An `invalid` item should be usable: a damaged image or a wrong entry, as opposed to a file of another kind.
+        """
+        if invalid and self.strict and count:
+            raise ImageError(f"{name}: {reason}")
         if count:
             exclusion = self.excluded[kind, reason]
             exclusion.count += count
             if len(exclusion.examples) < MAX_EXAMPLES:
                 exclusion.examples.append(name)
+
+    def exclude_unreadable(self, kind: str, message: str, name: str) -> None:
+        """Count an invalid item by the `message` of an ImageError, with or without the name; details become examples.
+
+        Messages that differ in numbers or in the error of a decoder, such as "damaged image (...)", are one reason.
+        """
+        if self.strict:
+            raise ImageError(message if message.startswith(name) else f"{name}: {message}")
+        text = message.removeprefix(f"{name}: ")
+        if match := re.fullmatch(r"(damaged image) \((.*)\)|(?s:(\d+x\d+) (pixels are more than .*))", text):
+            reason, detail = match[1] or match[4], match[2] or match[3]
+            self.exclude(kind, reason, f"{name}: {detail}")
+        else:
+            self.exclude(kind, text, name)
+
+    def warn(self, message: str) -> None:
+        """Add a note about an invalid source, of which single items are not known."""
+        if self.strict:
+            raise ImageError(message)
+        self.notes.append(message)
 
     def num_excluded(self, kind: str) -> int:
         """Return the number of excluded items of a kind."""
@@ -59,7 +89,10 @@ class Accounting:
     def lines(self) -> list[str]:
         """Return one line per reason, the most frequent first, with the count and the first names; then the notes."""
         ordered = sorted(self.excluded.items(), key=lambda item: -item[1].count)
-        return [*(_describe(kind, reason, exclusion) for (kind, reason), exclusion in ordered), *self.notes]
+        lines = [_describe(kind, reason, exclusion) for (kind, reason), exclusion in ordered[:MAX_REASONS]]
+        if rest := [exclusion.count for _, exclusion in ordered[MAX_REASONS:]]:
+            lines.append(f"{sum(rest):,} more excluded for {len(rest)} other reasons, which environment.json lists")
+        return [*lines, *self.notes]
 
     def reasons(self, count: int = 3) -> str:
         """Return the most frequent reasons for an error message, or an empty string."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .accounting import Accounting
-from .decode import ImageError
 from .lazy import LazyImages, default_num_workers
 from .preprocess import CropMode, Preprocess
 from .scan import check_images, pixel_statistics
@@ -16,15 +15,16 @@ from .scan import check_images, pixel_statistics
 OnError = Literal["skip", "raise"]
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Split:
     """Images uint8 (n, channels, h, w) in memory or on disk, with labels int64 (n,) and one name per image."""
 
     images: Tensor | LazyImages
     labels: Tensor
     names: Sequence[str]
 
-    def __bool__(self) -> bool:
-        return len(self.labels) > 0
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def to(self, device: torch.device) -> "Split":
         """Move images and labels to `device`."""
@@ -41,16 +41,16 @@ class Split(NamedTuple):
 
     def subsample(self, count: int) -> "Split":
         """Return at most `count` evenly spaced images: if the images are ordered by class, each keeps its share."""
-        if count >= len(self.labels):
+        if count >= len(self):
             return self
-        return self.select(torch.arange(count) * len(self.labels) // count)
+        return self.select(torch.arange(count) * len(self) // count)
 
     def gray(self) -> "Split":
         """Return the images with their first channel only, for images whose channels are equal."""
         if isinstance(self.images, LazyImages):
             preprocess = replace(self.images.preprocess, channels=1, mean=(0.0,), std=(1.0,))
-            return self._replace(images=replace(self.images, preprocess=preprocess))
-        return self._replace(images=self.images[:, :1].clone())
+            return replace(self, images=replace(self.images, preprocess=preprocess))
+        return replace(self, images=self.images[:, :1].clone())
 
     def pixels(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each int64 tensor of indices in `batches`: uint8 (len(indices), channels, h, w)."""
@@ -112,7 +112,8 @@ class LoadOptions:
         channels: 1 (gray) or 3 (RGB); unset: 1 if all images are gray.
         on_error: unreadable files: skip (and list them) or raise ImageError.
         max_samples: use at most this many images of each split, evenly spaced; unset: all.
-        in_memory: keep decoded images in memory, or decode them for each batch; unset: if they fit.
+        in_memory: keep decoded images in memory, or decode them for each batch; unset: if half of the available memory
+            is enough.
         num_workers: processes that decode ahead when images are not in memory; unset: `default_num_workers`.
     """
 
@@ -140,27 +141,27 @@ class LoadOptions:
 
 
 class LoadedSplit(NamedTuple):
-    """The usable images of a split, whether all are gray, and why other files were `skipped`."""
+    """The usable images of a split, and whether all are gray."""
 
     split: Split
     all_gray: bool
-    skipped: list[str]
 
 
-def validate_split(split: Split, on_error: OnError, cache_key: str) -> LoadedSplit:
-    """Return a split of `LazyImages` without unusable images; with `on_error` raise, these raise ImageError."""
+def validate_split(split: Split, kind: str, cache_key: str, accounting: Accounting) -> LoadedSplit:
+    """Return a split of `LazyImages` without unusable images, which are excluded in `accounting` as items of `kind`."""
     assert isinstance(split.images, LazyImages)
-    usable, gray, reasons = check_images(split.images.ranges, split.names, cache_key)
-    if reasons and on_error == "raise":
-        raise ImageError(reasons[0])
-    return LoadedSplit(split.select(torch.from_numpy(usable)), bool(gray[usable].all()), reasons)
+    usable, gray, errors = check_images(split.images.ranges, split.names, cache_key, accounting.strict)
+    for index, message in errors.items():
+        accounting.exclude_unreadable(kind, message, split.names[index])
+    accounting.use(kind, int(usable.sum()))
+    return LoadedSplit(split.select(torch.from_numpy(usable)), bool(gray[usable].all()))
 
 
 def build_dataset(
     source: str,
     classes: tuple[str, ...],
     loaded: Mapping[str, LoadedSplit],
-    skipped: Sequence[str],
+    accounting: Accounting,
     options: LoadOptions,
 ) -> Dataset:
     """Combine the splits ``train``, ``validation`` and ``test``, and hold out validation images if there are none.
@@ -171,11 +172,13 @@ def build_dataset(
     if options.channels is None and all(item.all_gray for item in loaded.values()):
         splits = {name: split.gray() for name, split in splits.items()}
     if not splits["validation"] and options.validation:
+        total = len(splits["train"])
         splits["train"], splits["validation"] = stratified_split(splits["train"], options.validation, options.seed)
+        held_out = f"{len(splits['validation']):,} of the {total:,} training images are held out"
+        accounting.notes.append(f"no validation images: {held_out}")
     # Some sources have no training images, only images to evaluate on.
     measured = next((split for split in splits.values() if split), splits["train"])
     mean, std = pixel_statistics(measured.images)
-    accounting = Accounting(notes=list(skipped))
     return Dataset(source, classes, splits["train"], splits["validation"], splits["test"], mean, std, accounting)
 
 
@@ -196,7 +199,7 @@ def stratified_split(split: Split, validation: float, seed: int) -> tuple[Split,
     `validation` is a count, or a fraction below 1, which holds out at least one image of each class that has two. The
     last image of a class always stays in training. Raises ValueError if no training images would remain.
     """
-    labels, count = split.labels, num_validation(len(split.labels), validation)
+    labels, count = split.labels, num_validation(len(split), validation)
     if validation < 1:
         count = max(count, int((torch.bincount(labels) > 1).sum()))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))

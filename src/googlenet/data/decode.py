@@ -5,6 +5,7 @@ Transparency, palettes, 16-bit values and EXIF orientation are resolved in the s
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,11 +21,21 @@ try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
+try:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+except ImportError:
+    pillow_heif = None
 
 MAX_PIXELS = 100_000_000  # larger images are not decoded: a few kilobytes of PNG can decode to gigabytes
+# Raster formats that Pillow decodes by itself: not those that run an interpreter (EPS, PDF) or that it only displays.
 SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".tga", ".ico",
-    ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".png", ".apng", ".webp",
+    ".avif", ".avifs", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".icb", ".vda", ".vst", ".ico", ".cur", ".icns",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".dcx", ".dds", ".sgi", ".rgb", ".rgba", ".bw", ".xbm", ".xpm",
+    ".qoi", ".psd", ".ras", ".msp", ".blp",
+    *((".heic", ".heif", ".hif") if pillow_heif else ()),
 ))  # fmt: skip
 
 
@@ -118,17 +129,10 @@ def to_tensor(image: Image.Image, channels: int) -> Tensor:
     return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous()
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files in `folder` and its subfolders by suffix, sorted by path, without hidden ones."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and not path.is_dir():
-            yield path
-
-
 def printable(path: Path | str) -> str:
-    """Return a file name as valid text, with undecodable bytes escaped."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """Return a file name as one line of valid text, with undecodable bytes and control characters escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _to_gray_or_rgb(image: Image.Image) -> Image.Image:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import cache_folder, write_atomically
+from ..files import cache_file, write_atomically
 
 DOWNLOAD_TIMEOUT_S = 60.0
 
 
 def cache_path(kind: str, key: bytes, suffix: str) -> Path:
     """Return the path of the cache file for `key` in the folder `kind`."""
-    return cache_folder() / kind / f"{hashlib.sha256(key).hexdigest()[:24]}{suffix}"
+    return cache_file(kind, f"{hashlib.sha256(key).hexdigest()[:24]}{suffix}")
 
 
 def cache_write(path: Path, content: bytes | str) -> None:

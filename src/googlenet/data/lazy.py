@@ -50,7 +50,8 @@ class ByteRanges(NamedTuple):
         """Read an encoded image; ImageError if that is impossible."""
         path = os.fsdecode(bytes(self.files[self.file[index]]))
         try:
-            with open(path, "rb", buffering=0) as file:
+            # Buffered: a raw read may return fewer bytes, for example on network file systems.
+            with open(path, "rb") as file:
                 file.seek(int(self.start[index]))
                 return file.read(int(self.size[index]))
         except OSError as error:

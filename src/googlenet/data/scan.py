@@ -28,15 +28,17 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class ValidationResult(NamedTuple):
-    """Whether each image is `usable` and `gray`, and the `reasons` of the unusable ones, in order."""
+    """Whether each image is `usable` and `gray`, and the `errors` of the unusable ones by index, in order."""
 
     usable: NDArray[np.bool_]
     gray: NDArray[np.bool_]
-    reasons: list[str]
+    errors: dict[int, str]
 
 
-def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str) -> ValidationResult:
+def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str, strict: bool = False) -> ValidationResult:
     """Decode every image (JPEGs at 1/8 of their size), and cache which are usable under `cache_key`.
+
+    With `strict`, the first unusable image raises ImageError.
 
     The next call decodes only images that are new, changed or were unusable. An interrupted call keeps its progress.
     Slow calls report their progress on standard error.
@@ -45,7 +47,7 @@ def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str) -> Va
     fingerprints = ranges.fingerprints()
     usable, gray = _load_cache(path, fingerprints)
     unknown = np.flatnonzero(~usable).tolist()
-    reasons, num_checked, last_log = [], 0, time.monotonic()
+    errors, num_checked, last_log = dict[int, str](), 0, time.monotonic()
 
     def check(index: int) -> bool | str:
         """Return whether the image is gray, or why it is unusable."""
@@ -59,7 +61,9 @@ def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str) -> Va
     try:
         for index, result in zip(unknown, pool.imap(check, unknown, CHUNK), strict=True):
             if isinstance(result, str):
-                reasons.append(result)
+                if strict:
+                    raise ImageError(result)
+                errors[index] = result
             else:
                 usable[index], gray[index] = True, result
             num_checked += 1
@@ -72,7 +76,7 @@ def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str) -> Va
             content = io.BytesIO()
             np.savez(content, fingerprints=fingerprints[usable], gray=gray[usable])
             cache_write(path, content.getvalue())
-    return ValidationResult(usable, gray, reasons)
+    return ValidationResult(usable, gray, errors)
 
 
 def _load_cache(path: Path, fingerprints: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -23,7 +23,7 @@ from ..export.backends import BACKENDS, format_of, formats_with
 from ..export.engine import INT8, ExportedPredictor, open_exported, parse_engine
 from ..export.exporter import ExportData, ExportOptions, export, model_name
 from ..export.manifest import is_exported, read_manifest
-from ..files import cache_folder, mark_used, package_version, prune_cache
+from ..files import cache_file, mark_used, package_version, prune_cache
 from ..models.ensemble import get_networks
 from .folded import FoldedPredictor
 
@@ -47,7 +47,7 @@ def cached_engine(checkpoint: Checkpoint, engine: str, threads: int | None = Non
         formats = [] if engine == "torch" else [format_of(name)]
     if not formats:
         return FoldedPredictor(checkpoint, threads)
-    folder = cache_folder() / "exported" / f"{_model_digest(checkpoint)}-{'-'.join(formats)}"
+    folder = cache_file("exported", f"{_model_digest(checkpoint)}-{'-'.join(formats)}")
     if not is_exported(folder):
         _export_to_cache(checkpoint, folder, formats, threads)
     mark_used(folder)

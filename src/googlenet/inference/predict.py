@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.decode import ImageError, decode_image, image_files
+from ..data.accounting import Accounting
+from ..data.decode import ImageError, decode_image
+from ..data.image_files import image_files
 from ..data.preprocess import Preprocess
 from ..evaluation.metrics import check_logits
 from ..evaluation.predictor import Predictor
@@ -44,11 +46,18 @@ class PredictOptions(NamedTuple):
     tta: TTA = TTA()
 
 
-def expand_paths(names: Iterable[str]) -> Iterator[str]:
-    """Yield the images in folders, at any depth, and all other names unchanged."""
+def expand_paths(names: Iterable[str]) -> list[str]:
+    """Return the images in folders, at any depth, and all other names unchanged.
+
+    Other files in the folders are named on standard error.
+    """
+    paths, accounting = [], Accounting()
     for name in names:
-        files = list(image_files(Path(name))) if name != STDIN and Path(name).is_dir() else []
-        yield from [str(path) for path in files] or [name]
+        files = list(image_files(Path(name), accounting)) if name != STDIN and Path(name).is_dir() else []
+        paths += [str(path) for path in files] or [name]
+    for line in accounting.lines():
+        print(line, file=sys.stderr)
+    return paths
 
 
 def predict_images(

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import cache_folder
+from ..files import cache_file
 
 SOURCE = Path(__file__).with_name("kernels.c")
 HEADERS = (Path(__file__).with_name("elementwise.h"), Path(__file__).with_name("winograd.h"))
@@ -76,7 +76,7 @@ def load_kernels() -> ctypes.CDLL | None:
     flags = (*FLAGS, *LEVELS[level].flags)
     # The processor is part of the key: machines with different processors may share a home folder.
     key = "\n".join((*(file.read_text() for file in (SOURCE, *HEADERS)), *compiler, *flags, _processor()))
-    library = cache_folder() / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    library = cache_file(f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so")
     try:
         if not library.exists():
             _compile([*compiler, *flags], library)

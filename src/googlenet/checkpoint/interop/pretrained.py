@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...config.schema import DataConfig, ModelConfig, Recipe, SizeConfig
 from ...data.preprocess import Preprocess
-from ...files import cache_folder, write_atomically
+from ...files import cache_file, write_atomically
 from ...models.factory import create_model
 from ...models.registry import default_config
 from ..format import Checkpoint, read_checkpoint, write_checkpoint
@@ -207,7 +207,7 @@ def _from_timm(name: str, source: str, model: str) -> Checkpoint:
         raise ValueError(f"timm has no weights {model!r}; it has {', '.join(tags)}")
     cfg = get_pretrained_cfg(model)
     assert cfg is not None
-    path = cache_folder() / "weights" / f"{str(cfg.hf_hub_id).replace('/', '--')}.safetensors"
+    path = cache_file("weights", f"{str(cfg.hf_hub_id).replace('/', '--')}.safetensors")
 
     def download() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +233,7 @@ def _cached(
     name: str, path: Path, download: Callable[[], None], url: str, convert: Callable[[Path], Checkpoint]
 ) -> Checkpoint:
     """Return the converted weights from the cache, else convert the file at `path`, downloading it if necessary."""
-    cached = cache_folder() / "weights" / f"{name.replace(':', '-')}.safetensors"
+    cached = cache_file("weights", f"{name.replace(':', '-')}.safetensors")
     if cached.exists() and (not path.exists() or cached.stat().st_mtime >= path.stat().st_mtime):
         return read_checkpoint(cached)
     if not path.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ...files import cache_folder, write_atomically
+from ...files import cache_file, cache_folder, write_atomically
 from ..dataset import Dataset, LoadOptions, Split, num_validation
 from ..disk_cache import download
 from ..scan import pixel_statistics
@@ -85,6 +85,7 @@ def _find(root: str | None) -> tuple[Path, dict[str, bytes]]:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = _from_mirror(origin, Path(scratch)) if origin in MIRRORS else _from_debian(Path(scratch))
                 content = _read_verified(folder)
+                cache = cache_file("fashion-mnist")
                 cache.mkdir(parents=True, exist_ok=True)
                 for file in list_files(folder):
                     write_atomically(cache / file.name, file.read_bytes())

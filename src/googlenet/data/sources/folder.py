@@ -1,7 +1,7 @@
 """Class folders: ``PATH/cat/1.jpg`` is an image of class ``cat``.
 
-If PATH has a folder ``train`` of class folders, it holds the training images, and the folders ``val`` (or
-``validation``) and ``test`` hold the other splits.
+If PATH has a folder ``train`` of class folders, it holds the training images, and the folders ``val`` and ``test`` hold
+the other splits; `splits.split_name` lists other names of them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +10,24 @@ from typing import NamedTuple
 
 import torch
 
+from ..accounting import Accounting
 from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, validate_split
-from ..decode import ImageError, decode_image, image_files, printable, to_tensor
+from ..decode import ImageError, decode_image, printable, to_tensor
+from ..image_files import Folder, scan_folder
 from ..lazy import ByteRanges, LazyImages
+from ..memory import available_memory
+from .splits import (
+    NO_CLASS_FOLDERS,
+    NOT_IN_CLASS,
+    SPLITS,
+    class_key,
+    enter_split,
+    exclude_unused,
+    find_splits,
+    mark_classes,
+)
 
-SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
-MAX_BYTES = 8 * 2**30  # of images in memory, of which two copies exist for a moment; larger data sets stay on disk
+MAX_MEMORY_FRACTION = 0.5  # of the available memory, for decoded images; larger data sets stay on disk
 Files = list[tuple[Path, int]]
 
 
@@ -23,34 +35,53 @@ class ImageTree(NamedTuple):
     """The files of a tree of class folders.
 
     `folders` (of the classes) and `classes` (their names) are in the order of the labels. `roots` are the folders of
-    the existing splits, `files` the images of all three splits with their labels; `ignored` are messages.
+    the existing splits, `files` the images of all three splits with their labels; `accounting` has all other files.
     """
 
     folders: tuple[str, ...]
     classes: tuple[str, ...]
     roots: dict[str, Path]
     files: dict[str, Files]
-    ignored: list[str]
+    accounting: Accounting
 
 
 def load(location: str, options: LoadOptions) -> Dataset:
     """Load class folders; see `load_tree`. Raises ValueError for a missing folder or fewer than two classes."""
-    return load_tree(image_tree(Path(location)), f"folder:{location}", options)
+    return load_tree(image_tree(Path(location), options.on_error == "raise"), f"folder:{location}", options)
 
 
-def image_tree(root: Path) -> ImageTree:
-    """List the image files of class folders; ValueError for a missing folder or fewer than two classes."""
+def image_tree(root: Path, strict: bool = False) -> ImageTree:
+    """List the image files of class folders; ValueError for a missing folder or fewer than two classes.
+
+    With `strict`, an unusable image raises ImageError.
+    """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
-    roots = split_folders(root) if class_folders(root / "train") else {"train": root}
-    present = {split: class_folders(path) for split, path in roots.items()}
-    folders = tuple(folder.name for folder in present["train"])
+    accounting, tree, reasons = Accounting(strict=strict), scan_folder(root), dict[Path, str]()
+    splits = find_splits(tree, reasons, accounting)
+    train = splits["train"]
+    folders = tuple(sorted(set(map(class_key, train.folders))))
     if len(folders) < 2:
-        raise ValueError(f"{roots['train']}: needs at least two folders, one per class; found {len(folders)}")
-    extra = [folder for split in present.values() for folder in split if folder.name not in folders]
-    ignored = [f"{printable(folder)}: not a class of the training images" for folder in extra]
-    files = {split: class_files(roots[split], folders) if split in roots else [] for split in SPLIT_NAMES}
-    return ImageTree(folders, tuple(map(printable, folders)), roots, files, ignored)
+        raise too_few_classes(train.path, len(folders), tree)
+    for split in [split for split in splits if split != "train"]:
+        folder = splits.pop(split)
+        if entered := enter_split(split, folder, folders, accounting):
+            splits[split] = entered
+        else:
+            reasons[folder.path] = NO_CLASS_FOLDERS
+    files = {split: class_files(splits.get(split), folders) for split in SPLITS}
+    used = mark_classes(splits.values(), folders, reasons)
+    exclude_unused(tree, reasons, used, accounting, NOT_IN_CLASS)
+    roots = {split: folder.path for split, folder in splits.items()}
+    return ImageTree(folders, tuple(map(printable, folders)), roots, files, accounting)
+
+
+def too_few_classes(path: Path, count: int, tree: Folder) -> ValueError:
+    """Return the error for a folder with `count` class folders, with the most frequent kinds of files below `tree`."""
+    files = Accounting()
+    exclude_unused(tree, {}, (), files, NOT_IN_CLASS)
+    found = f"found {count}. {files.reasons()}".rstrip(". ")
+    return ValueError(f"{path}: needs at least two folders, one per class; {found}")
 
 
 def load_tree(tree: ImageTree, source: str, options: LoadOptions) -> Dataset:
@@ -58,84 +89,84 @@ def load_tree(tree: ImageTree, source: str, options: LoadOptions) -> Dataset:
 
     Raises ValueError for a split or class without a readable image, or if the images must fit in memory and do not.
     """
-    root, size = source.partition(":")[2], options.size
-    if tree.ignored and options.on_error == "raise":
-        raise ImageError(tree.ignored[0])
-    num_images = sum(map(len, tree.files.values()))
-    num_bytes = 2 * num_images * options.storage.channels * size**2
-    if options.in_memory and num_bytes > MAX_BYTES:
-        raise ValueError(
-            f"{root}: {num_images} images at {size} px need {num_bytes / 2**30:.0f} GiB of memory, "
-            f"more than {MAX_BYTES >> 30}; leave data.in_memory unset, or train at a smaller size"
-        )
-    if options.in_memory or (options.in_memory is None and num_bytes <= MAX_BYTES):
-        loaded = {split: _load_in_memory(files, options) for split, files in tree.files.items()}
+    root, accounting = source.partition(":")[2], tree.accounting
+    if fits_in_memory(root, sum(map(len, tree.files.values())), options):
+        loaded = {split: _load_in_memory(files, options, accounting) for split, files in tree.files.items()}
     else:
-        loaded = {split: _load_lazily(files, options, f"{root}|{split}") for split, files in tree.files.items()}
-    skipped = [*(reason for item in loaded.values() for reason in item.skipped), *tree.ignored]
-    reasons = "; ".join(skipped[:3])
+        items = tree.files.items()
+        loaded = {split: _load_lazily(files, options, f"{root}|{split}", accounting) for split, files in items}
     for split, folder in tree.roots.items():
         if not loaded[split].split:
-            raise ValueError(f"{folder}: no readable image. {reasons}".rstrip(". "))
+            raise ValueError(f"{folder}: no readable image. {accounting.reasons()}".rstrip(". "))
     if "train" in tree.roots:
         counts = torch.bincount(loaded["train"].split.labels, minlength=len(tree.classes)).tolist()
         missing = ", ".join(name for name, count in zip(tree.classes, counts, strict=True) if count == 0)
         if missing:
+            reasons = accounting.reasons()
             raise ValueError(f"{tree.roots['train']}: no readable image of class {missing}. {reasons}".rstrip(". "))
-    return build_dataset(source, tree.classes, loaded, skipped, options)
+    return build_dataset(source, tree.classes, loaded, accounting, options)
 
 
-def _load_in_memory(files: Files, options: LoadOptions) -> LoadedSplit:
+def fits_in_memory(root: str, num_images: int, options: LoadOptions) -> bool:
+    """Return whether to keep the images in memory; ValueError if `options` require it and there is too little."""
+    # For a moment there are two copies.
+    required, available = 2 * num_images * options.storage.channels * options.size**2, available_memory()
+    fits = required <= MAX_MEMORY_FRACTION * available
+    if options.in_memory and not fits:
+        raise ValueError(
+            f"{root}: {num_images:,} images at {options.size} px need {required / 2**30:.1f} GiB of memory, more than "
+            f"half of the {available / 2**30:.1f} GiB available; leave data.in_memory unset, or train at a smaller size"
+        )
+    return fits if options.in_memory is None else options.in_memory
+
+
+def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) -> LoadedSplit:
     """Decode all readable images to one tensor."""
     storage = options.storage
     images = torch.empty(len(files), storage.channels, storage.size, storage.size, dtype=torch.uint8)
     names: list[str] = []
     labels: list[int] = []
-    skipped, all_gray = [], True
+    all_gray = True
 
     def decode(path: Path) -> tuple[torch.Tensor, bool] | ImageError:
         try:
-            image = decode_image(path)
+            image = decode_image(path, printable(path))
         except ImageError as error:
             return error
         return storage.to_uint8(to_tensor(image, storage.channels)), image.mode == "L"
 
     # Threads are enough, because Pillow decodes without the interpreter's lock; `map` keeps the order of the files.
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         for (path, label), decoded in zip(files, pool.map(decode, [path for path, _ in files]), strict=True):
             if isinstance(decoded, ImageError):
-                if options.on_error == "raise":
-                    raise decoded
-                skipped.append(str(decoded))
+                accounting.exclude_unreadable("file", str(decoded), printable(path))
                 continue
             images[len(names)], gray = decoded
             names.append(printable(path))
             labels.append(label)
             all_gray &= gray
-    split = Split(images[: len(names)], torch.tensor(labels, dtype=torch.int64), names)
-    return LoadedSplit(split, all_gray, skipped)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, the other images are not decoded
+    accounting.use("file", len(names))
+    return LoadedSplit(Split(images[: len(names)], torch.tensor(labels, dtype=torch.int64), names), all_gray)
 
 
-def _load_lazily(files: Files, options: LoadOptions, cache_key: str) -> LoadedSplit:
+def _load_lazily(files: Files, options: LoadOptions, cache_key: str, accounting: Accounting) -> LoadedSplit:
     """Validate the images, and leave them on disk."""
     images = LazyImages(ByteRanges.from_files([str(path) for path, _ in files]), options.storage, options.workers)
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    return validate_split(Split(images, labels, [printable(path) for path, _ in files]), options.on_error, cache_key)
+    return validate_split(Split(images, labels, [printable(path) for path, _ in files]), "file", cache_key, accounting)
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split that exists in `root`."""
-    folders = {split: [root / name for name in names] for split, names in SPLIT_NAMES.items()}
-    existing = {split: [path for path in paths if path.is_dir()] for split, paths in folders.items()}
-    return {split: paths[0] for split, paths in existing.items() if paths}
-
-
-def class_files(root: Path, folders: tuple[str, ...]) -> Files:
-    """List the image files in the class folders of `root`, with their labels."""
-    return [(path, label) for label, name in enumerate(folders) for path in image_files(root / name)]
-
-
-def class_folders(root: Path) -> list[Path]:
-    """List the folders in `root` that are not hidden, by name; empty if `root` is not a folder."""
-    paths = root.iterdir() if root.is_dir() else ()
-    return sorted(path for path in paths if path.is_dir() and not path.name.startswith("."))
+def class_files(split: Folder | None, folders: tuple[str, ...]) -> Files:
+    """List the images in the class folders of a split, with their labels; empty for None."""
+    by_class: dict[str, list[Folder]] = {}
+    for folder in split.folders if split else ():
+        by_class.setdefault(class_key(folder), []).append(folder)
+    return [
+        (path, label)
+        for label, name in enumerate(folders)
+        for folder in by_class.get(name, ())
+        for path in folder.walk()
+    ]

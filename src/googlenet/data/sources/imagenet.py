@@ -10,16 +10,30 @@ Kaggle's download, which has the images in ``ILSVRC/Data/CLS-LOC``, is recognize
 
 import csv
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ...files import read_text
+from ..accounting import Accounting
 from ..dataset import Dataset, LoadOptions
-from ..decode import image_files, printable
-from .folder import SPLIT_NAMES, Files, ImageTree, class_files, class_folders, load_tree, split_folders
+from ..decode import printable
+from ..image_files import Folder, scan_folder
+from .folder import Files, ImageTree, class_files, load_tree, too_few_classes
+from .splits import (
+    NO_CLASS_FOLDERS,
+    NOT_IN_CLASS,
+    SPLITS,
+    choose_splits,
+    class_key,
+    exclude_unused,
+    mark_classes,
+    split_name,
+)
 
 KAGGLE_SUBDIRS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 MAX_PARENTS = 3  # levels from the folder with the splits up to the root of Kaggle's download
@@ -30,56 +44,59 @@ SYNSET = re.compile(r"n\d{8}")
 
 def load(location: str, options: LoadOptions) -> Dataset:
     """Load ImageNet or a data set in its layout, also validation images alone; ValueError for another layout."""
-    tree = imagenet_tree(Path(location))
+    tree = imagenet_tree(Path(location), options.on_error == "raise")
     return replace(load_tree(tree, f"imagenet:{location}", options), synsets=tree.folders)
 
 
-def imagenet_tree(root: Path) -> ImageTree:
-    """List the image files of ImageNet, without opening any."""
+def imagenet_tree(root: Path, strict: bool = False) -> ImageTree:
+    """List the image files of ImageNet, without opening any; with `strict`, an unusable one raises ImageError."""
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
-    base, roots = _find_splits(root)
+    accounting, reasons, tree = Accounting(strict=strict), dict[Path, str](), scan_folder(root)
+    base, splits = _find_splits(tree, reasons)
+    roots = {split: folder.path for split, folder in splits.items()}
     search_dirs = [*roots.values(), base, *base.parents[:MAX_PARENTS]]
     if base.is_relative_to(root):
         search_dirs = [path for path in search_dirs if path.is_relative_to(root)]
-    mapping = _read_mapping(search_dirs)
-    present = {split: [folder.name for folder in class_folders(path)] for split, path in roots.items()}
+    mapping_file = _find_file(search_dirs, MAPPINGS)
+    mapping = _read_mapping(mapping_file) if mapping_file else {}
+    present = {split: list(map(class_key, folder.folders)) for split, folder in splits.items()}
     train = present.get("train")
-    order = list(mapping) or train or present.get("validation") or list(imagenet_synsets())
+    order = list(mapping) or sorted({*(train or present.get("validation", []))}) or list(imagenet_synsets())
     folders = tuple(synset for synset in order if synset in train) if train else tuple(order)
     if len(folders) < 2:
-        raise ValueError(f"{root}: needs at least two folders, one per class; found {len(folders)}")
-    files: dict[str, Files] = {split: [] for split in SPLIT_NAMES}
-    ignored = []
-    for split, path in list(roots.items()):
-        if present[split]:
-            files[split] = class_files(path, folders)
-            reason = "not a class of the training images" if train else "not a class of the mapping"
-            ignored += [f"{printable(path / name)}: {reason}" for name in present[split] if name not in folders]
-        elif split == "validation":
+        raise too_few_classes(root, len(folders), tree)
+    files = {split: class_files(splits.get(split), folders) for split in SPLITS}
+    used = mark_classes(splits.values(), folders, reasons) | ({mapping_file} if mapping_file else set())
+    for split in [split for split in splits if not set(present[split]) & set(folders)]:
+        if split == "validation":
             label_file = _find_file(search_dirs, LABEL_FILES)
             if label_file is None:
                 names = " or ".join(LABEL_FILES[::2])
-                raise ValueError(f"{path}: no class folders and no label file; put {names} beside it")
-            files[split], messages = _labeled_files(path, label_file, order, folders)
-            ignored += messages
+                raise ValueError(f"{roots[split]}: no class folders and no label file; put {names} beside it")
+            files[split] = _labeled_files(splits[split], label_file, order, folders, accounting)
+            used |= {label_file, roots[split]}
         else:
-            del roots[split]  # ImageNet's test images have no labels.
-    return ImageTree(folders, class_names(folders, mapping), roots, files, ignored)
+            reasons[roots.pop(split)] = NO_CLASS_FOLDERS  # ImageNet's test images have no labels.
+    exclude_unused(tree, reasons, used, accounting, NOT_IN_CLASS)
+    return ImageTree(folders, class_names(folders, mapping), roots, files, accounting)
 
 
-def _find_splits(root: Path) -> tuple[Path, dict[str, Path]]:
-    """Return the folder that contains the splits, and the folder of each; `root` may be one of these itself."""
-    for base in (root, *(root / name for name in KAGGLE_SUBDIRS)):
-        roots = split_folders(base)
-        if "train" in roots or "validation" in roots:
-            return base, roots
-    root = root.absolute()
-    if class_folders(root) and root.name not in SPLIT_NAMES["validation"]:
-        return root, {"train": root}
-    if not class_folders(root) and next(image_files(root), None) is None:
+def _find_splits(tree: Folder, reasons: dict[Path, str]) -> tuple[Path, dict[str, Folder]]:
+    """Return the folder that contains the splits, and the folder of each; `tree` may be one of these itself."""
+    for parts in ((), *(tuple(name.split("/")) for name in KAGGLE_SUBDIRS)):
+        base: Folder | None = tree
+        for part in parts:
+            base = next((folder for folder in base.folders if folder.path.name == part), None) if base else None
+        splits = choose_splits([each for each in base.folders if split_name(each.path.name)], reasons) if base else {}
+        if base and ("train" in splits or "validation" in splits):
+            return base.path, splits
+    root = tree.path.absolute()
+    if tree.folders and split_name(root.name) != "validation":
+        return root, {"train": tree}
+    if not tree.folders and not tree.images:
         raise ValueError(f"{root}: neither train nor val is in it, nor an image")
-    return root.parent, {"validation": root}
+    return root.parent, {"validation": tree}
 
 
 def read_label_file(path: Path) -> list[tuple[int, str, int | str]]:
@@ -88,12 +105,9 @@ def read_label_file(path: Path) -> list[tuple[int, str, int | str]]:
     - ``ILSVRC2012_val_00000001.JPEG 65``, Caffe's ``val.txt``: the class index from 0, or the class folder's name;
     - ``ILSVRC2012_val_00000001,n01751748 111 108 441 193``, Kaggle's ``LOC_val_solution.csv``: the class, then boxes.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a list of images ({error})") from None
+    lines = read_text(path).split("\n")
     # In a text file the name may contain spaces; the class is the last word.
-    text_rows = ([*line.strip().rpartition(" ")[::2]] if line.strip() else [] for line in lines)
+    text_rows = (line.strip().rsplit(maxsplit=1) for line in lines)
     entries: list[tuple[int, str, int | str]] = []
     for number, row in enumerate(csv.reader(lines) if path.suffix.lower() == ".csv" else text_rows, start=1):
         if not row or row == ["ImageId", "PredictionString"]:
@@ -101,64 +115,86 @@ def read_label_file(path: Path) -> list[tuple[int, str, int | str]]:
         name, labels = (row[0].strip(), row[1].split()) if len(row) == 2 else ("", [])
         if not name or not labels:
             raise ValueError(f"{path}: line {number} is not an image and its class")
-        entries.append((number, name, int(labels[0]) if labels[0].isdecimal() else labels[0]))
+        entries.append((number, name, int(labels[0]) if re.fullmatch(r"\d{1,9}", labels[0]) else labels[0]))
     if not entries:
         raise ValueError(f"{path}: lists no images")
     return entries
 
 
-def _labeled_files(root: Path, label_file: Path, order: list[str], folders: tuple[str, ...]) -> tuple[Files, list[str]]:
-    """List the images below `root` with their labels, in the order of `label_file`; also messages about ignored ones.
+def _labeled_files(
+    folder: Folder, label_file: Path, order: list[str], folders: tuple[str, ...], accounting: Accounting
+) -> Files:
+    """List the images in `folder` with their labels, in the order of `label_file`; others are excluded.
 
     An entry matches the image's path in the folder, else its file name, else its file name without suffix; a class
     index refers to `order`. Raises ValueError if an image is listed twice or no image is found.
     """
-    images, entries = list(image_files(root)), read_label_file(label_file)
+    root, images, entries = folder.path, list(folder.walk()), read_label_file(label_file)
     by_name = {path.stem: path for path in images}
     by_name |= {path.name: path for path in images}
     by_name |= {path.relative_to(root).as_posix(): path for path in images}
     labels = {name: index for index, name in enumerate(folders)}
     lines: dict[Path, int] = {}
-    files, missing, untrained = [], [], []
+    files = []
     for line, name, label in entries:
-        path = by_name.get(name) or by_name.get(name.rpartition("/")[2])
+        path = _match(name, by_name)
+        entry = f"{label_file}, line {line}: {name}"
         if path is None:
-            missing.append(f"{name}: listed in {label_file.name}, not in {root}")
+            accounting.exclude("entry", f"listed in {label_file.name}, but not an image in {root}", entry, invalid=True)
             continue
         if path in lines:
             raise ValueError(f"{label_file}: lines {lines[path]} and {line} list the same image")
         lines[path] = line
-        if isinstance(label, int):
-            if label >= len(order):
-                raise ValueError(
-                    f"{label_file}: line {line} has class {label} of {len(order)} classes, counted from 0; put "
-                    f"{MAPPINGS[0]}, which lists all of them in order, beside it"
-                )
-            label = order[label]
-        if label in labels:
-            files.append((path, labels[label]))
+        synset = _class_of(label, order, f"{label_file}: line {line}")
+        if synset in labels:
+            files.append((path, labels[synset]))
+            accounting.use("entry")
         else:
-            untrained.append(f"{printable(path)}: of class {label}, which has no training images")
+            reason = "of a class without training images"
+            accounting.exclude("entry", reason, f"{entry} {synset}", invalid=True)
+            accounting.exclude("file", reason, printable(path))
     if not lines:
         raise ValueError(f"{label_file}: none of its images is in {root}; the first is {entries[0][1]}")
-    unlisted = [f"{path}: not listed in {label_file.name}" for path in images if path not in lines]
-    return files, [*missing, *unlisted, *untrained]
+    for path in images:
+        if path not in lines:
+            accounting.exclude("file", f"not listed in {label_file.name}", printable(path), invalid=True)
+    return files
 
 
-def _read_mapping(search_dirs: Sequence[Path]) -> dict[str, str]:
-    """Read the names of each synset, in the order of the mapping file; empty if it does not exist."""
-    path = _find_file(search_dirs, MAPPINGS)
+def _match(name: str, by_name: Mapping[str, Path]) -> Path | None:
+    """Return the image of an entry; Windows separates its path with backslashes."""
+    names = (name, name.rpartition("/")[2], name.replace("\\", "/"), re.split(r"[/\\]", name)[-1])
+    return next((by_name[each] for each in names if each in by_name), None)
+
+
+def _class_of(label: int | str, order: Sequence[str], where: str) -> str:
+    """Return the class folder of a label; ValueError for an index out of range or a number that is no index."""
+    if isinstance(label, str):
+        name = unicodedata.normalize("NFC", label)
+        if name not in order and re.fullmatch(r"[-+.]?\d[\d.,]*(e[-+]?\d+)?|nan|[-+]?inf", name, re.IGNORECASE):
+            raise ValueError(f"{where} has the class {label!r}: neither a class folder nor an index from 0")
+        return name
+    if label >= len(order):
+        raise ValueError(
+            f"{where} has class {label} of {len(order)} classes, counted from 0; put {MAPPINGS[0]}, which lists all of "
+            "them in order, beside it"
+        )
+    return order[label]
+
+
+def _read_mapping(path: Path) -> dict[str, str]:
+    """Read the names of each synset, in the order of the mapping file."""
     mapping: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path else (), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        synset, _, names = line.strip().partition(" ")
-        if not names.strip() or synset in mapping:
+        synset, *names = unicodedata.normalize("NFC", line).strip().split(maxsplit=1)
+        if not names or synset in mapping:
             raise ValueError(
                 f"{path}: line {number} is not a class folder and its name, such as n01440764 tench, Tinca tinca"
                 + (f": {synset} is listed twice" if synset in mapping else "")
             )
-        mapping[synset] = names.strip()
+        mapping[synset] = names[0]
     return mapping
 
 
@@ -190,13 +226,18 @@ def imagenet_synsets() -> dict[str, str]:
     return dict(zip(info.label_names(), GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
 
 
+def _normalize(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def classes_match(data: Dataset, classes: Sequence[str]) -> bool:
     """Return whether `data` has the same classes in the same order; ImageNet's match as synsets and as names."""
     own = data.synsets or data.classes
     if len(own) != len(classes):
         return False
     if not all(map(SYNSET.fullmatch, own)) and not all(map(SYNSET.fullmatch, classes)):
-        return data.classes == tuple(classes)
+        # Names on a disk and in a checkpoint may be in different Unicode forms.
+        return [_normalize(name) for name in data.classes] == [_normalize(name) for name in classes]
     known = imagenet_synsets()
     return all(
         other in (synset, name, known.get(synset)) or known.get(other) == synset

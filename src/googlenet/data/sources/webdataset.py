@@ -10,8 +10,9 @@ import re
 import sys
 import tarfile
 import tempfile
+import unicodedata
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +20,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ...files import decode_text, read_text
+from ..accounting import Accounting
 from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, validate_split
-from ..decode import SUFFIXES, ImageError, printable
+from ..decode import SUFFIXES, printable
 from ..disk_cache import cache_path, cached_json, download
+from ..image_files import exclude_rejected, identify_suffix, scan_folder
 from ..lazy import ByteRanges, LazyImages
 from . import SEPARATOR, url_scheme
-from .folder import SPLIT_NAMES, image_tree
+from .folder import image_tree
+from .splits import SPLIT_KEYWORDS, SPLITS
 
 CLASS_FILES = ("classes.json", "classes.txt")
 MAX_PARALLEL_DOWNLOADS = 4
-SPLIT_KEYWORDS = {"val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SHARD_NAMES = {"train": "train", "validation": "val", "test": "test"}  # of the written shards
+INDEX_VERSION = 2  # of the cached indices
+KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
 
 class Sample(NamedTuple):
@@ -41,21 +48,22 @@ class Sample(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A tar file with its samples in order, and messages about unusable ones."""
+    """A tar file with its samples in order, its damage, and unusable items: (kind, reason, name, is invalid)."""
 
     path: Path
     samples: list[Sample]
-    problems: list[str]
+    problems: list[tuple[str, str, str, bool]]
+    damage: str
 
 
 def load(location: str, options: LoadOptions) -> Dataset:
     """Load tar files in WebDataset format.
 
     `location` is a folder of .tar files, or paths or http(s) URLs with ``{000..099}`` and, for paths, ``*``; several
-    are separated by ``::``. A file with the word val, valid, validation or test in its name belongs to that split,
-    and these files are also found beside ``train`` paths. Shards at URLs are downloaded to the cache. Class names are
-    read from ``classes.json`` or ``classes.txt`` beside the shards; otherwise they are the numeric labels. Raises
-    ValueError if shards or webdataset are missing.
+    are separated by ``::``. A file with a word such as val or test in its name (see `SPLIT_KEYWORDS`) belongs to that
+    split, and these files are also found beside ``train`` paths. Shards at URLs are downloaded to the cache. Class
+    names are read from ``classes.json`` or ``classes.txt`` beside the shards; otherwise they are the numeric labels.
+    Raises ValueError if shards or webdataset are missing.
     """
     if options.in_memory:
         raise ValueError("shards are not loaded into memory: leave data.in_memory unset, or use a folder")
@@ -64,28 +72,45 @@ def load(location: str, options: LoadOptions) -> Dataset:
         raise ValueError(f"{location}: no training shards; their names must not contain val or test")
     with ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS) as pool:
         paths = {split: list(pool.map(_local_path, names)) for split, names in locations.items()}
-    class_names = _read_class_names(locations["train"][0])
+    accounting = Accounting(strict=options.on_error == "raise")
+    class_names, class_file = _read_class_names(locations["train"][0])
+    _account_for_files(location, [*(path for files in paths.values() for path in files), *class_file], accounting)
     shards = {split: [index_tar(path) for path in files] for split, files in paths.items()}
+    for shard in (shard for items in shards.values() for shard in items):
+        for kind, reason, name, invalid in shard.problems:
+            accounting.exclude(kind, reason, name, invalid=invalid)
+        if shard.damage:
+            accounting.warn(f"{printable(shard.path)}: {shard.damage}")
     classes = class_names or _numeric_classes(location, shards["train"])
     if len(classes) < 2:
-        raise ValueError(f"{location}: needs at least two classes; found {len(classes)}")
-    loaded = {split: _load_split(items, classes, options, f"{location}|{split}") for split, items in shards.items()}
-    skipped = [reason for item in loaded.values() for reason in item.skipped]
-    for split, item in loaded.items():
-        if shards[split] and not item.split:
-            raise ValueError(f"{location}: no readable {split} image. {'; '.join(skipped[:3])}".rstrip(". "))
-    data = build_dataset(f"shards:{location}", classes, loaded, skipped, options)
-    if data.validation and not shards["validation"]:
-        held_out, count = len(data.validation.labels), len(loaded["train"].split.labels)
-        message = f"no validation shards; {held_out:,} of the {count:,} training images are held out"
-        print(f"{location}: {message}", file=sys.stderr)
-    return data
+        found = f"found {len(classes)}. {accounting.reasons()}".rstrip(". ")
+        raise ValueError(f"{location}: needs at least two classes; {found}")
+    loaded = {
+        split: _load_split(items, classes, options, f"{location}|{split}", accounting)
+        for split, items in shards.items()
+    }
+    for split, result in loaded.items():
+        if shards[split] and not result.split:
+            raise ValueError(f"{location}: no readable {split} image. {accounting.reasons()}".rstrip(". "))
+    return build_dataset(f"shards:{location}", classes, loaded, accounting, options)
+
+
+def _account_for_files(location: str, used: Sequence[Path], accounting: Accounting) -> None:
+    """Count the shards and the file with the class names, and exclude all other files in the folders of `location`."""
+    accounting.use("file", len(set(used)))
+    for folder in (Path(item) for item in location.split(SEPARATOR) if not url_scheme(item) and Path(item).is_dir()):
+        tree = scan_folder(folder)
+        for item in tree.all_rejected():
+            if item.path not in used:
+                exclude_rejected(item._replace(reason="not a shard", invalid=False), accounting)
+        for path in tree.walk():
+            accounting.exclude("file", "not a shard", printable(path))
 
 
 def find_shards(location: str) -> dict[str, list[str]]:
     """Find the paths and URLs of each split's shards; ValueError for a missing file or an unsupported URL."""
     shards = [path for item in location.split(SEPARATOR) for path in _expand(item)]
-    splits = {split: [path for path in shards if _split_of(path) == split] for split in SPLIT_NAMES}
+    splits = {split: [path for path in shards if _split_of(path) == split] for split in SPLITS}
     for split in ("validation", "test"):
         splits[split] = splits[split] or _sibling_shards(splits["train"], split)
     return splits
@@ -115,7 +140,7 @@ def _expand(item: str) -> list[str]:
 
 def _split_of(path: str) -> str:
     words = re.split("[^a-z]+", path.rpartition("/")[2].lower())
-    return next((SPLIT_KEYWORDS[word] for word in words if word in SPLIT_KEYWORDS), "train")
+    return next((SPLIT_KEYWORDS[word] for word in words if SPLIT_KEYWORDS.get(word, "train") != "train"), "train")
 
 
 def _sibling_shards(train: Sequence[str], split: str) -> list[str]:
@@ -154,75 +179,121 @@ def index_tar(path: Path) -> Shard:
     the file changes. Raises ValueError if the file is not an uncompressed tar file.
     """
     status = path.stat()
-    key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
-    samples, problems = cached_json("indices", os.fsencode(key), lambda: _read_index(path))
-    return Shard(path, [Sample(*sample) for sample in samples], problems)
+    key = f"{INDEX_VERSION}|{path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+    samples, problems, damage = cached_json("indices", os.fsencode(key), lambda: _read_index(path))
+    return Shard(path, [Sample(*sample) for sample in samples], problems, damage)
 
 
-def _read_index(path: Path) -> tuple[list[Sample], list[str]]:
+def _read_index(path: Path) -> tuple[list[Sample], list[tuple[str, str, str, bool]], str]:
     members: list[tarfile.TarInfo] = []
-    samples, problems = [], []
-
-    def report(error: Exception) -> bool:
-        problems.append(f"{path}: {error.args[0] if error.args else error}")
-        return True
-
+    samples: list[Sample] = []
+    problems: list[tuple[str, str, str, bool]] = []
+    shard, damage = printable(path), ""
     try:
         with tarfile.open(path, "r:") as tar:
             try:
-                for member in tar:
-                    members.append(member)
+                members.extend(tar)
             except tarfile.TarError as error:
-                problems.append(f"{path}: damaged after {len(members)} files ({error})")
-            files = [{"fname": file.name, "data": file, "__url__": str(path)} for file in members if file.isreg()]
-            for sample in import_webdataset().tariterators.group_by_keys(files, handler=report):
-                image = next((sample[suffix] for suffix in sample if f".{suffix}" in SUFFIXES), None)
+                damage = f"damaged after {len(members)} files, the others are lost ({error})"
+            for key, files in _group_by_key(members):
+                name = f"{shard}/{printable(key)}"
+                if not files:
+                    problems.append(("tar member", "not a file named KEY.SUFFIX", name, False))
+                    continue
                 try:
-                    if image is None:
-                        raise ValueError("no image in it")
-                    label = _read_label(tar, sample)
-                    samples.append(Sample(sample["__key__"], image.offset_data, image.size, label))
+                    image = _find_image(files)
+                    samples.append(Sample(key, image.offset_data, image.size, _read_label(tar, files)))
                 except (ValueError, tarfile.TarError) as error:
-                    problems.append(f"{path}/{sample['__key__']}: {error}")
+                    problems.append(("sample", str(error), name, True))
     except tarfile.TarError:
         raise ValueError(
             f"{path}: not a tar file, or a compressed one; decompress it, because shards are read in place"
         ) from None
-    return samples, problems
+    return samples, problems, damage
 
 
-def _read_label(tar: Any, sample: dict[str, Any]) -> int | str:
+def _group_by_key(members: Sequence[tarfile.TarInfo]) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Yield the key of each sample and its files by suffix; no files for a member that belongs to no sample.
+
+    As in webdataset, the files of a sample follow each other, and the key ends at the first dot of the file's name.
+    """
+    current, files = "", dict[str, tarfile.TarInfo]()
+    for member in members:
+        if member.isdir():
+            continue
+        match = KEY_AND_SUFFIX.fullmatch(member.name) if member.isreg() else None
+        key, suffix = (match[1], match[2].lower()) if match else (member.name, "")
+        if files and (key != current or suffix in files):
+            yield current, files
+            files = {}
+        if suffix:
+            current = key
+            files[suffix] = member
+        else:
+            yield key, {}
+    if files:
+        yield current, files
+
+
+def _find_image(files: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo:
+    """Return the image of a sample; ValueError if it has none."""
+    image = next((files[suffix] for suffix in files if f".{suffix}" in SUFFIXES), None)
+    if image is None:
+        if dotted := next((suffix for suffix in files if f".{suffix.rpartition('.')[2]}" in SUFFIXES), None):
+            # The suffix of the message is that of all samples of the kind, so they are one reason.
+            kind = dotted.rpartition(".")[2]
+            raise ValueError(
+                f"no image: a key ends at the first dot of the name, so the suffix is not .{kind} but starts at that "
+                "dot; replace the other dots"
+            )
+        raise ValueError("no image next to its label: the files of a sample must follow each other in the tar file")
+    return image
+
+
+def _read_label(tar: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> int | str:
     label: Any = None
-    if "cls" in sample:
-        label = tar.extractfile(sample["cls"]).read().decode(errors="replace").strip()
-    elif "json" in sample:
-        metadata = json.load(tar.extractfile(sample["json"]))
+    if "cls" in files:
+        label = decode_text(_read_member(tar, files["cls"])).strip()
+    elif "json" in files:
+        try:
+            metadata = json.loads(decode_text(_read_member(tar, files["json"])))
+        except (ValueError, RecursionError):
+            raise ValueError("invalid json") from None
         if isinstance(metadata, dict):
             label = next((metadata[key] for key in ("label", "cls") if key in metadata), None)
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
-        raise ValueError("no label in it: neither cls nor a json with label")
-    return int(label) if isinstance(label, str) and label.isdecimal() else label
+        raise ValueError("no label next to its image: neither cls nor a json with label")
+    if isinstance(label, str):
+        label = unicodedata.normalize("NFC", label.strip())
+    return int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
 
 
-def _read_class_names(shard: str) -> tuple[str, ...]:
-    """Read the class names beside `shard`; empty if no file lists them."""
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # a regular file
+    return file.read()
+
+
+def _read_class_names(shard: str) -> tuple[tuple[str, ...], list[Path]]:
+    """Read the class names beside `shard`; return them and their file, both empty if no file lists them."""
     for name in CLASS_FILES:
         path = _cached_download(urllib.parse.urljoin(shard, name)) if url_scheme(shard) else Path(shard).parent / name
         if path is None or not path.is_file():
             continue
+        text = read_text(path)
         try:
-            text = path.read_text()
-            names = json.loads(text) if name.endswith(".json") else text.rstrip().splitlines()
-        except ValueError as error:
-            raise ValueError(f"{path}: cannot be read ({error})") from None
+            names = json.loads(text) if name.endswith(".json") else text.rstrip().split("\n")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not valid JSON ({error})") from None
         if isinstance(names, dict):
             names = [names.get(str(index)) for index in range(len(names))]
         items = names if isinstance(names, list) else [None]
-        classes = dict.fromkeys(item.strip() for item in items if isinstance(item, str) and item.strip())
+        valid = [unicodedata.normalize("NFC", item.strip()) for item in items if isinstance(item, str) and item.strip()]
+        classes = tuple(dict.fromkeys(valid))
         if len(classes) < len(items):
             raise ValueError(f"{path}: must list each class once: a line each, a JSON list, or {{'0': name, ...}}")
-        return tuple(classes)
-    return ()
+        return classes, [path]
+    return (), []
 
 
 def _numeric_classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
@@ -234,28 +305,27 @@ def _numeric_classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
     return tuple(str(number) for number in range(max((int(label) for label in labels), default=-1) + 1))
 
 
-def _load_split(shards: Sequence[Shard], classes: tuple[str, ...], options: LoadOptions, cache_key: str) -> LoadedSplit:
+def _load_split(
+    shards: Sequence[Shard], classes: tuple[str, ...], options: LoadOptions, cache_key: str, accounting: Accounting
+) -> LoadedSplit:
     """Return the usable samples of a split."""
     class_indices = {name: index for index, name in enumerate(classes)} | {n: n for n in range(len(classes))}
-    rows, labels, names, problems = [], [], [], []
+    rows, labels, names = [], [], []
     for file, shard in enumerate(shards):
-        problems += shard.problems
         for sample in shard.samples:
-            name = f"{printable(shard.path.name)}/{sample.key}"
+            name = f"{printable(shard.path.name)}/{printable(sample.key)}"
             if sample.label in class_indices:
                 rows.append((file, sample.start, sample.size))
                 labels.append(class_indices[sample.label])
                 names.append(name)
             else:
-                problems.append(f"{name}: no class {sample.label!r} among the {len(classes)}")
-    if problems and options.on_error == "raise":
-        raise ImageError(problems[0])
+                label = f"{name}: {sample.label!r}"
+                accounting.exclude("sample", f"label not among the {len(classes)} classes", label, invalid=True)
     files, starts, sizes = np.array(rows, np.int64).reshape(-1, 3).T
     paths = np.array([os.fsencode(shard.path) for shard in shards], np.bytes_)
     ranges = ByteRanges(paths, files.astype(np.int32), starts, sizes)
     split = Split(LazyImages(ranges, options.storage, options.workers), torch.tensor(labels, dtype=torch.int64), names)
-    result = validate_split(split, options.on_error, cache_key)
-    return result._replace(skipped=[*problems, *result.skipped])
+    return validate_split(split, "sample", cache_key, accounting)
 
 
 def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, seed: int = 0) -> list[Path]:
@@ -264,6 +334,7 @@ def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, see
     Writes ``train-000000.tar``, ... (and ``val-...``, ``test-...`` for these splits) of `per_shard` images each, and
     ``classes.json``. Files are stored unchanged, in a random order drawn from `seed`, so that a sequential reader of
     a shard sees all classes. The bytes are reproducible, and `out`, which must not exist, appears when it is complete.
+    Files that are not used are named on standard error.
     """
     target, tree = Path(out), image_tree(Path(folder))
     if per_shard < 1:
@@ -271,6 +342,8 @@ def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, see
     if target.exists():
         raise ValueError(f"{target}: exists already; choose another folder")
     shard_writer = import_webdataset().ShardWriter
+    for line in tree.accounting.lines():
+        print(line, file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         partial = Path(scratch, "shards")
@@ -280,11 +353,11 @@ def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, see
                 continue
             order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
             # webdataset formats the pattern with %, so a % in the path is escaped.
-            pattern = f"{partial}/{SPLIT_NAMES[split][0]}".replace("%", "%%") + "-%06d.tar"
+            pattern = f"{partial}/{SHARD_NAMES[split]}".replace("%", "%%") + "-%06d.tar"
             with shard_writer(pattern, per_shard, float("inf"), verbose=0, encoder=False, mtime=0) as writer:
                 for number, index in enumerate(order):
                     path, label = files[index]
-                    suffix = path.suffix.lower().removeprefix(".")
+                    suffix = identify_suffix(path).removeprefix(".")
                     writer.write({"__key__": f"{number:08d}", suffix: path.read_bytes(), "cls": str(label).encode()})
         (partial / CLASS_FILES[0]).write_text(json.dumps(tree.classes, indent=2) + "\n")
         partial.replace(target)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...data.accounting import Accounting
-from ...data.decode import image_files, printable
+from ...data.decode import printable
+from ...data.image_files import scan_folder
 from .fields import clean_name
 
 # The names of each split, in any case; those of VOC's "trainval" lists are handled by `voc`.
@@ -108,7 +109,7 @@ class ImageFinder:
     def _index(self, folder: Path) -> dict[str, Path]:
         """Return the image files of a folder by their cleaned relative names."""
         if folder not in self._by_name:
-            files = image_files(folder)
+            files = scan_folder(folder).walk()
             self._by_name[folder] = {clean_name(path.relative_to(folder).as_posix()): path for path in files}
         return self._by_name[folder]
 

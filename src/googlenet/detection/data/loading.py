@@ -139,9 +139,7 @@ class AnnotationFile:
         if sum(sample.height * sample.width for sample in samples) * channels > MAX_BYTES:
             paths = [os.fspath(sample.pixels) for sample in samples if isinstance(sample.pixels, Path)]
             checked = check_images(ByteRanges.from_files(paths), paths, cache_key)
-            reasons = iter(checked.reasons)
-            pairs = zip(samples, checked.usable.tolist(), strict=True)
-            results = [sample if usable else next(reasons) for sample, usable in pairs]
+            results = [checked.errors.get(index, sample) for index, sample in enumerate(samples)]
         else:
             with ThreadPoolExecutor() as pool:
                 results = list(pool.map(lambda sample: _decode(sample, channels), samples))

@@ -23,7 +23,7 @@ from torchvision.ops import masks_to_boxes
 from ...data.dataset import LoadOptions, Split
 from ...data.sources import load_dataset
 from ...data.sources.fashion_mnist import CLASSES
-from ...files import cache_folder
+from ...files import cache_file
 from .coco import find_coco_files, load_coco, write_coco
 from .dataset import DetectionDataset, Sample
 
@@ -205,7 +205,7 @@ def write_scenes(scenes: Scenes, folder: Path, root: str | None = None) -> list[
 def scenes_folder(scenes: Scenes, root: str | None = None) -> Path:
     """Return the cached folder of the scenes; they are drawn if it does not exist."""
     name = f"v{VERSION}-train{scenes.train}-test{scenes.test}-seed{scenes.seed}"
-    folder = cache_folder() / "scenes" / name
+    folder = cache_file("scenes", name)
     if not folder.is_dir() or "train" not in find_coco_files(folder):
         print(f"drawing {scenes.train + scenes.test:,} scenes into {folder}", file=sys.stderr)
         try:

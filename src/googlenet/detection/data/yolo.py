@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from ...data.dataset import LoadOptions
-from ...data.decode import image_files, printable
+from ...data.decode import printable
+from ...data.image_files import scan_folder
 from .dataset import DetectionDataset
 from .fields import clean_name, decode_list, decode_marked, parse_int, parse_numbers, printable_name
 from .layout import SPLIT_NAMES, ImageFinder, subfolder
@@ -204,7 +205,7 @@ def read_yolo(
         folders = [source] if source.is_dir() else [root, source.parent]
         if source.is_dir():
             finder.folders.setdefault(source, False)
-            entries = [path.relative_to(source).as_posix() for path in image_files(source)]
+            entries = [path.relative_to(source).as_posix() for path in scan_folder(source).walk()]
         else:
             entries = decode_list(source.read_bytes(), lambda line: os.path.isfile(root / line))
         for name in entries:

@@ -89,6 +89,8 @@ def load_options(recipe: Recipe) -> LoadOptions:
 
 def data_digest(content: Any, source: str) -> str:
     """Return a digest of training data (as for JSON); ValueError if the processes of a run see different data."""
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    distributed.check_same_data(digest, source)
-    return digest
+    digest = hashlib.sha256()
+    for chunk in json.JSONEncoder().iterencode(content):  # in pieces: the text has the names of all images
+        digest.update(chunk.encode())
+    distributed.check_same_data(digest.hexdigest(), source)
+    return digest.hexdigest()
