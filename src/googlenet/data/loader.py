@@ -16,7 +16,11 @@ from .dataset import Split
 from .lazy import LazyImages, index_batches
 from .preprocess import Preprocess
 
-EVAL_BATCH_PIXELS = 2_000_000  # enough to use all cores, with the first layer's output near 100 MB
+# Pixels of an evaluation batch: enough to use all cores of a CPU, with the first layer's output near 100 MB. GPUs need
+# more images to be busy.
+EVAL_BATCH_PIXELS = 2_000_000
+GPU_EVAL_BATCH_PIXELS = {"mps": 4 * EVAL_BATCH_PIXELS, "cuda": 8 * EVAL_BATCH_PIXELS}
+MAX_EVAL_BATCH = 500  # images
 
 
 class Batch(NamedTuple):
@@ -130,17 +134,31 @@ def training_batch(split: Split, preprocess: Preprocess, augment: Augment, spec:
     return Batch(pixels, labels)
 
 
+def eval_batch_pixels(device: torch.device) -> int:
+    """Return the pixels of an evaluation batch on `device`."""
+    return GPU_EVAL_BATCH_PIXELS.get(device.type, EVAL_BATCH_PIXELS)
+
+
+def eval_batch_size(size: int, device: torch.device) -> int:
+    """Return the number of images of `size` pixels in an evaluation batch on `device`."""
+    return max(1, min(MAX_EVAL_BATCH, eval_batch_pixels(device) // size**2))
+
+
 def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:
-    """Yield every image once, in order and without augmentation, in batches of about `EVAL_BATCH_PIXELS`."""
+    """Yield every image once, in order and without augmentation, in batches of `eval_batch_size`."""
     for batch in pixel_batches(split, preprocess, size):
         yield Batch(preprocess.normalize(batch.images), batch.labels)
 
 
-def pixel_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:
-    """Yield the batches of `evaluation_batches` before normalization: float pixels in 0..255, cropped and resized."""
+def pixel_batches(
+    split: Split, preprocess: Preprocess, size: int | None = None, device: torch.device | None = None
+) -> Iterator[Batch]:
+    """Yield the batches of `evaluation_batches` before normalization: float pixels in 0..255, cropped and resized.
+
+    `device` is where the network computes, by default where the images are.
+    """
     side = preprocess.size if size is None else size
-    batch_size = max(1, min(500, EVAL_BATCH_PIXELS // side**2))
-    batches = index_batches(len(split.labels), batch_size)
+    batches = index_batches(len(split.labels), eval_batch_size(side, device or split.images.device))
     for indices, pixels in zip(batches, split.pixels(batches), strict=True):
         images = preprocess.resize(preprocess.center_crop(pixels), side)
         yield Batch(images, split.labels[indices[0] : indices[-1] + 1])

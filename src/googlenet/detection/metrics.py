@@ -57,11 +57,17 @@ class EvaluatedSplit(NamedTuple):
 
 def evaluate_split(predictor: ObjectDetector, samples: Sequence[Sample]) -> EvaluatedSplit:
     """Detect the objects on all samples and compute the metrics."""
+    detections = detect_samples(predictor, samples)
+    return EvaluatedSplit(detections, coco_metrics(samples, detections, predictor.classes))
+
+
+def detect_samples(predictor: ObjectDetector, samples: Sequence[Sample]) -> list[Detections]:
+    """Detect the objects on all samples."""
     detections: list[Detections] = []
     for start in range(0, len(samples), EVAL_CHUNK):
         chunk = samples[start : start + EVAL_CHUNK]
         detections += predictor.predict([sample.read(predictor.preprocess.channels) for sample in chunk])
-    return EvaluatedSplit(detections, coco_metrics(samples, detections, predictor.classes))
+    return detections
 
 
 def coco_metrics(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> CocoMetrics:
