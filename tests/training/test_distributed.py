@@ -109,6 +109,12 @@ def test_synchronized_batchnorm_equals_the_full_batch() -> None:
     wait_for(torchrun(3, str(Path(__file__).with_name("sync_batchnorm_worker.py"))))
 
 
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_shared_work_equals_one_process(processes: int, tmp_path: Path) -> None:
+    """Downloads and checks in order, evaluation in slices, and errors in each process of the run."""
+    wait_for(torchrun(processes, str(Path(__file__).with_name("distributed_worker.py")), str(tmp_path)))
+
+
 @pytest.mark.slow
 def test_run_with_a_killed_worker_ends_with_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL of the second of two processes in the middle of step 9; torchrun starts both again."""
