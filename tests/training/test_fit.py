@@ -21,6 +21,7 @@ from conftest import googlenet as googlenet_command
 from googlenet.checkpoint.format import read_run_recipe
 from googlenet.config.parse import read_recipe
 from googlenet.config.schema import ModelConfig, OptimizerConfig, Recipe, SizeConfig
+from googlenet.data.dataset import Dataset
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.devices import pick_device
 from googlenet.errors import InterruptedRunError, NonFiniteLossError
@@ -73,7 +74,7 @@ def test_killed_run_resumes_to_the_same_weights(uninterrupted: Path, tmp_path: P
 
 # Each has a state of its own, or batches that are computed in slices.
 RESUMED = {
-    "timm, accumulation": "--augment.auto_augment=rand-m5 --augment.random_erasing=0.4 --grad_accum_steps=3",
+    "timm, accumulation": "--augment.auto_augment=rand-m5 --augment.random_erasing=0.4 --grad_accum_steps=2",
     "mixup, early stopping": "--augment.mixup=0.3 --augment.cutmix=1 --grad_accum_steps=2 --early_stopping_patience=4",
     "normalized sgd, ema": "--optimizer.name=normalized_sgd --optimizer.lr=0.01 --ema_decay=0.9",
     "muon, early stopping": "--optimizer.name=muon --optimizer.lr=0.01 --early_stopping_patience=3 --ema_decay=0.8",
@@ -87,7 +88,7 @@ def test_every_option_resumes_to_the_same_weights(
 ) -> None:
     flags = [
         *options.split(),
-        *"--epochs=4 --data.max_samples=70 --batch_size=32 --eval_every_epochs=1 --model.dropout=0.2".split(),
+        *"--epochs=4 --data.max_samples=64 --batch_size=32 --eval_every_epochs=1 --model.dropout=0.2".split(),
         "--model.width_mult=0.25",
     ]
     recipe = read_recipe("fashion-mnist-smoke", [*flags, CHECKPOINT_EVERY_STEP])
@@ -324,7 +325,7 @@ def test_used_folders_and_other_recipes_are_rejected(smoke_run: Path, tmp_path: 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "normalized_sgd"])
 def test_a_run_on_another_device_compiles_no_kernels(
-    optimizer: str, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The meta device stands for a GPU; the steps are not computed."""
     for module in (build, sgd, autograd_functions):
@@ -334,6 +335,7 @@ def test_a_run_on_another_device_compiles_no_kernels(
     monkeypatch.setattr(type(accelerator), "prepare", lambda self, *modules: modules)
     monkeypatch.setattr(distributed, "init_distributed", lambda *_: accelerator)
     monkeypatch.setattr(setup, "pick_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(Dataset, "to", lambda self, device: self)
     flags = ["--data.max_samples=64", f"--optimizer.name={optimizer}"]
     run, state = setup.build_training_run(read_recipe("fashion-mnist-smoke", flags), tmp_path / "run", False, None)
     assert not run.native_kernels

@@ -24,7 +24,7 @@ def run(argv: list[str]) -> None:
         if message := unsupported_argument(args):
             parser.error(message)
         return evaluate_detection(args, model)
-    if model.checkpoint is None and (args.sizes or args.crops or args.ensemble):
+    if model.checkpoint is None and (args.sizes or args.crops or args.ensemble or args.precise_bn is not None):
         raise ValueError(f"{args.run}: an exported folder is evaluated at one --size; use the run instead")
     return evaluate_multicrop(args, model) if args.crops or args.ensemble else evaluate_sizes(args, model)
 
