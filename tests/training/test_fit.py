@@ -34,6 +34,7 @@ from googlenet.training.optim import build_ema, build_optimizer
 from googlenet.training.optim.normalized_sgd import scale_to_weight_norm
 from googlenet.training.tasks.classification import ClassificationTask
 from interruption import CHECKPOINT_EVERY_STEP, Crash, raise_at, signal_at
+from model_selection import mark_slow_models
 
 # Options with a random state or a moving average of their own.
 ALL_STATE = (
@@ -81,13 +82,13 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
+@pytest.mark.parametrize("options", mark_slow_models(RESUMED, ("timm, accumulation", "muon, early stopping")))
 @pytest.mark.parametrize("point", ["5:during", pytest.param("3:step", marks=pytest.mark.slow)])
 def test_every_option_resumes_to_the_same_weights(
     point: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [
-        *options.split(),
+        *RESUMED[options].split(),
         *"--epochs=4 --data.max_samples=64 --batch_size=32 --eval_every_epochs=1 --model.dropout=0.2".split(),
         "--model.width_mult=0.25",
     ]
