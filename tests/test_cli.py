@@ -1,23 +1,30 @@
 """The command line: results, exit codes, and one clear line for every error."""
 
+import argparse
 import io
 import json
 import os
 import pickle
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import Called, googlenet
+from googlenet.cli import models as models_command
 from googlenet.cli.main import COMMANDS
+from googlenet.data.decode import ImageError
 from googlenet.data.sources import LoadOptions, load_dataset
+from googlenet.errors import PACKAGE, FailedError, is_user_error
 from googlenet.models.registry import MODELS
 from googlenet.training.metrics_logger import read_metrics
 from servers import fuzz_server
@@ -349,3 +356,45 @@ def test_closed_output_is_no_error() -> None:
     )
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
+
+
+def library_errors() -> dict[str, Callable[[], object]]:
+    """Return calls of libraries that raise ValueError, in Python and in C."""
+    return {
+        "NumPy in C": lambda: np.zeros(3) + np.zeros(4),
+        "NumPy in Python": lambda: np.split(np.zeros(3), 2),
+        "PIL": lambda: Image.new("L", (-1, 2)),
+        "PyTorch": lambda: torch.distributions.Normal(0.0, -1.0),
+        "json": lambda: json.loads("{"),
+        "built in": lambda: int("seven"),
+    }
+
+
+@pytest.mark.parametrize("library", library_errors())
+def test_the_error_of_a_library_is_unexpected(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_command, "print_result", lambda *_: library_errors()[library]())
+    line = one_line(googlenet("models"), 1)
+    assert line.startswith("googlenet models: unexpected ") and line.endswith("(--debug shows the traceback)")
+
+
+@pytest.mark.parametrize("code", ["int('seven')", "[].index(3)", "'é'.encode('ascii')", "raise ValueError('no')"])
+def test_a_package_error_is_one_that_the_package_raises(code: str) -> None:
+    """The same frame, once with a call of C code that raises and once with a ``raise`` statement."""
+    function = f"def function():\n    {code}\n"
+    for file, expected in ((PACKAGE / "data" / "any.py", code.startswith("raise")), (Path("/lib/numpy/any.py"), False)):
+        scope: dict[str, Any] = {}
+        exec(compile(function, str(file), "exec"), scope)
+        with pytest.raises(ValueError, match=".") as raised:
+            scope["function"]()
+        assert is_user_error(raised.value) == expected
+    assert is_user_error(ImageError("decoded in another process, without a traceback"))
+    assert is_user_error(FailedError("failed")) and not is_user_error(KeyError("key"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_ends_every_command_with_130(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal arrives when the command parses its arguments."""
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", lambda *_: signal.raise_signal(signal.SIGINT))
+    arguments = {"ensemble": ["train"]}.get(command, [])
+    done = googlenet(command, *arguments)
+    assert (done.code, done.err) == (130, f"googlenet {command}: interrupted\n")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import googlenet
 from googlenet import kernels
 from googlenet.kernels import build
-from googlenet.kernels.conv_bn_relu import compute_batch_stats, norm_relu_backward
-from googlenet.models.googlenet import Inception, InceptionRow
+from googlenet.kernels.conv_bn_relu import BatchStats, compute_batch_stats, norm_relu_backward
+from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_channels
 from googlenet.models.init import init_weights
 from googlenet.models.layers import Conv, ConvNormAct, MaxPool
 from googlenet.models.registry import MODELS
@@ -264,11 +264,108 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_blocks_with_too_many_channels_use_the_plain_modules() -> None:
-    """The kernels have buffers for 2,048 channels; the merged 1x1 convolutions of a wide block compute more."""
-    block = Inception(16, InceptionRow(1024, 1008, 16, 32, 16, 16), "batch").train()
+WIDE_ROWS = {
+    "merged": InceptionRow(1024, 1008, 16, 32, 16, 16),
+    "3x3": InceptionRow(16, 16, 2064, 16, 16, 16),
+    "5x5": InceptionRow(16, 16, 16, 16, 4096, 16),
+    "projection": InceptionRow(16, 16, 16, 16, 16, 2064),
+}
+
+
+@pytest.mark.parametrize("row", WIDE_ROWS.values(), ids=WIDE_ROWS)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_blocks_with_too_many_channels_use_the_plain_modules(norm: str, row: InceptionRow) -> None:
+    """The kernels have buffers for 2,048 channels in each convolution of a block."""
+    block = Inception(16, row, norm).train()
     kernels.enable_cpu_kernels(block)
     assert block(torch.randn(2, 16, 2, 2)).grad_fn.name() == "CatBackward0"
+
+
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize(("name", "width_mult"), [("inception_3b", 8), ("inception_3a", 8), ("inception_3b", 7.1)])
+def test_widest_blocks_equal_double_precision(name: str, width_mult: float) -> None:
+    """Above a factor of 7.19 the merged 1x1 convolutions of 3b exceed the buffers; both sides of the bound work."""
+    row = InceptionRow(*(scale_channels(channels, width_mult) for channels in TABLE_1[name]))
+    in_channels = scale_channels(192 if name == "inception_3a" else 256, width_mult)
+    block = Inception(in_channels, row, "batch")
+    init_weights(block, "kaiming", seed=3)
+    exact = copy.deepcopy(block).double().train()
+    kernels.enable_cpu_kernels(block)
+    x = torch.randn(5, in_channels, 2, 2)
+    x, exact_x = x.requires_grad_(), x.double().detach().requires_grad_()
+    out, expected = block.train()(x), exact(exact_x)
+    merged = row.conv1x1 + row.reduce3x3 + row.reduce5x5
+    assert (out.grad_fn.name() == "_InceptionBackward") == (merged <= build.MAX_CHANNELS)
+    assert_close(out, expected)
+    for p, q in zip(block.buffers(), exact.buffers(), strict=True):
+        assert_close(p, q, 1e-5)
+    # A ReLU whose input is near zero may differ, and with it single elements of a gradient, but not its direction.
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    for p, q in ((x, exact_x), *zip(block.parameters(), exact.parameters(), strict=True)):
+        assert F.cosine_similarity(p.grad.double().flatten(), q.grad.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize("columns", [2049, 4096, 10_000])
+def test_kernels_reject_more_columns_than_their_buffers(columns: int) -> None:
+    norm, pre = nn.BatchNorm2d(columns), torch.zeros(2, columns)
+    with pytest.raises(ValueError, match=f"support 2048 channels, not {columns}"):
+        compute_batch_stats(pre, [norm], norm.weight, norm.bias)
+    for stats in (None, BatchStats(*torch.ones(4, columns))):
+        with pytest.raises(ValueError, match=f"support 2048 channels, not {columns}"):
+            norm_relu_backward([pre], pre, stats, [pre])
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_kernels_cannot_be_differentiated_twice(norm: str) -> None:
+    """The kernels' results are constants for autograd, so a second derivative would be wrong."""
+    for module in (MaxPool(2, 1), ConvNormAct(32, Conv(16), norm), Inception(32, ROW, norm)):
+        assert kernels.enable_cpu_kernels(module)
+        x = torch.randn(4, 32, 4, 4, requires_grad=True)
+        (gradient,) = torch.autograd.grad(module.train()(x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'warning: first' >&2; echo 'fatal error: omp.h not found' >&2; exit 1", "fatal error: omp.h not found"),
+        ("echo 'unrecognized option -march' >&2; exit 4", "unrecognized option -march"),
+        ("exit 7", "returned non-zero exit status 7."),
+    ],
+)
+def test_the_error_of_the_compiler_is_logged_once(
+    script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reload_kernels: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.delenv(build.ENV_VARIABLE, raising=False)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(3):
+        assert not kernels.enable_cpu_kernels(ConvNormAct(1, Conv(1), "batch"))
+    (record,) = caplog.records
+    assert record.name == "googlenet.kernels" and "\n" not in record.message
+    assert f"{compiler}: " in record.message and f"{reason} (" in record.message
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda", "mps"])
+def test_other_devices_compile_nothing(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is asked before the library, which is compiled on its first use."""
+
+    class Elsewhere:
+        dtype, shape, is_contiguous = torch.float32, (2, 16, 4, 4), lambda *_, **__: True
+
+    weight = Elsewhere()
+    weight.device = torch.device(device)
+    monkeypatch.setattr("googlenet.kernels.sgd.load_kernels", lambda: pytest.fail("compiled"))
+    assert not kernels.is_supported_param(weight)
+    assert not kernels.is_supported(weight)
+    monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("the allocator was changed"))
+    kernels.keep_freed_memory(device)
 
 
 def test_without_a_compiler_the_plain_modules_run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,16 +21,20 @@ from conftest import googlenet as googlenet_command
 from googlenet.checkpoint.format import read_run_recipe
 from googlenet.config.parse import read_recipe
 from googlenet.config.schema import ModelConfig, OptimizerConfig, Recipe, SizeConfig
+from googlenet.data.dataset import Dataset
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.devices import pick_device
 from googlenet.errors import InterruptedRunError, NonFiniteLossError
 from googlenet.evaluation.metrics import classification_metrics
+from googlenet.kernels import autograd_functions, build, sgd
+from googlenet.training import distributed, setup
 from googlenet.training.fit import fit
 from googlenet.training.metrics_logger import read_metrics
 from googlenet.training.optim import build_ema, build_optimizer
 from googlenet.training.optim.normalized_sgd import scale_to_weight_norm
 from googlenet.training.tasks.classification import ClassificationTask
 from interruption import CHECKPOINT_EVERY_STEP, Crash, raise_at, signal_at
+from model_selection import mark_slow_models
 
 # Options with a random state or a moving average of their own.
 ALL_STATE = (
@@ -66,6 +71,40 @@ def test_killed_run_resumes_to_the_same_weights(uninterrupted: Path, tmp_path: P
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert list(run.glob(".state.pt.*")), "the crash was between writing and renaming"
     check_resumed_run(run, point, uninterrupted)
+
+
+# Each has a state of its own, or batches that are computed in slices.
+RESUMED = {
+    "timm, accumulation": "--augment.auto_augment=rand-m5 --augment.random_erasing=0.4 --grad_accum_steps=2",
+    "mixup, early stopping": "--augment.mixup=0.3 --augment.cutmix=1 --grad_accum_steps=2 --early_stopping_patience=4",
+    "normalized sgd, ema": "--optimizer.name=normalized_sgd --optimizer.lr=0.01 --ema_decay=0.9",
+    "muon, early stopping": "--optimizer.name=muon --optimizer.lr=0.01 --early_stopping_patience=3 --ema_decay=0.8",
+}
+
+
+@pytest.mark.parametrize("options", mark_slow_models(RESUMED, ("timm, accumulation", "muon, early stopping")))
+@pytest.mark.parametrize("point", ["5:during", pytest.param("3:step", marks=pytest.mark.slow)])
+def test_every_option_resumes_to_the_same_weights(
+    point: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [
+        *RESUMED[options].split(),
+        *"--epochs=4 --data.max_samples=64 --batch_size=32 --eval_every_epochs=1 --model.dropout=0.2".split(),
+        "--model.width_mult=0.25",
+    ]
+    recipe = read_recipe("fashion-mnist-smoke", [*flags, CHECKPOINT_EVERY_STEP])
+    fit(recipe, tmp_path / "uninterrupted", progress=False)
+    with monkeypatch.context() as patched:
+        raise_at(point, patched)
+        with pytest.raises(Crash):
+            fit(recipe, tmp_path / "run", progress=False)
+    fit(read_run_recipe(tmp_path / "run"), tmp_path / "run", resume=True, progress=False)
+    expected, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("uninterrupted", "run"))
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[key]) for key, value in expected.items())
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("uninterrupted", "run")]
+    assert states[0]["step"] == states[1]["step"] > 5
+    assert str(states[0]["early_stopping"]) == str(states[1]["early_stopping"])
 
 
 def check_resumed_run(run: Path, point: str, uninterrupted: Path) -> None:
@@ -283,3 +322,26 @@ def test_used_folders_and_other_recipes_are_rejected(smoke_run: Path, tmp_path: 
         pick_device("cuda" if not torch.cuda.is_available() else "tpu")
     assert issubclass(InterruptedRunError, RuntimeError)
     assert os.path.isdir(smoke_run)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "normalized_sgd"])
+def test_a_run_on_another_device_compiles_no_kernels(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for a GPU; the steps are not computed."""
+    for module in (build, sgd, autograd_functions):
+        monkeypatch.setattr(module, "load_kernels", lambda: pytest.fail("compiled"))
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))
+    monkeypatch.setattr(type(accelerator), "prepare", lambda self, *modules: modules)
+    monkeypatch.setattr(distributed, "init_distributed", lambda *_: accelerator)
+    monkeypatch.setattr(setup, "pick_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(Dataset, "to", lambda self, device: self)
+    flags = ["--data.max_samples=64", f"--optimizer.name={optimizer}"]
+    run, state = setup.build_training_run(read_recipe("fashion-mnist-smoke", flags), tmp_path / "run", False, None)
+    assert not run.native_kernels
+    assert next(state.model.parameters()).device.type == "meta"
+    assert not any(getattr(module, "use_cpu_kernels", False) for module in state.model.modules())
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["native_kernels"] is False
+    saved = state.state_dict() | {"random": [{"cpu": None, "device": None}], "native_kernels": False}
+    assert setup.restore(state, saved, False, torch.device("cpu")) == [], "no warning on another machine with a GPU"

@@ -89,3 +89,35 @@ def test_scaled_gradients_have_their_weights_length() -> None:
     scale_to_weight_norm(net.parameters())
     assert net[3].weight.grad.norm().item() == pytest.approx(net[3].weight.norm().item(), rel=1e-4)
     assert net[4].bias.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+def test_hooks_are_called_once_per_step(options: dict, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # PyTorch adds the hooks to a class at its first instance
+    if not native:
+        monkeypatch.setattr(kernels, "is_supported_param", lambda weight: False)
+    net, calls = network(), []
+    optimizer = LayerwiseNormalizedSGD(net.parameters(), lr=0.05, **options)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    train(net, optimizer, 3)
+    assert calls == ["before", "after"] * 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}],
+    ids=["plain", "momentum", "nesterov, decay"],
+)
+def test_without_kernels_it_is_pytorchs_sgd_on_scaled_gradients(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "is_supported_param", lambda weight: False)
+    ours, reference = network(), network()
+    optimizers = (
+        LayerwiseNormalizedSGD(ours.parameters(), 0.05, **options),
+        torch.optim.SGD(reference.parameters(), 0.05, **options),
+    )
+    optimizers[1].register_step_pre_hook(lambda *_: scale_to_weight_norm(reference.parameters()))
+    train(ours, optimizers[0])
+    train(reference, optimizers[1])
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), reference.parameters(), strict=True))

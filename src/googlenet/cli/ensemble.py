@@ -35,6 +35,8 @@ def run(argv: list[str]) -> None:
         parser.error("missing action: googlenet ensemble train RECIPE")
     args, flags = parser.parse_known_args(argv[1:])
 
+    from ..checkpoint.format import read_run_recipe
+    from ..devices import pick_device
     from ..kernels import keep_freed_memory
     from ..training import distributed
     from ..training.ensemble import LAST_WIDTH_MULT, NUM_MODELS, create_ensemble, train_ensemble
@@ -51,7 +53,7 @@ def run(argv: list[str]) -> None:
         recipe = read_recipe_argument(parser, args, flags, argv)
         folder = Path(args.out or f"runs/{Path(args.recipe).stem}-ensemble-{time.strftime('%Y%m%d-%H%M%S')}")
         create_ensemble(recipe, folder, num_models, width)
-    keep_freed_memory()
+    keep_freed_memory(pick_device(read_run_recipe(folder).device).type)
     result = train_ensemble(folder, command=shlex.join(["googlenet", "ensemble", *argv]))
     print_result(args.json, *_summarize(result))
 

@@ -11,14 +11,15 @@ def run(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     check_usage(parser, args)
 
+    from ..evaluation.predictor import predictor_device
     from ..inference.loading import load_predictor
     from ..kernels import keep_freed_memory
     from .evaluate_detection import evaluate_detection, unsupported_argument
     from .evaluate_multicrop import evaluate_multicrop
     from .evaluate_sizes import evaluate_sizes
 
-    keep_freed_memory()
     model = load_predictor(args.run, args.engine, args.threads)
+    keep_freed_memory(predictor_device(model.predictor).type)
     if model.task == "detection":
         if message := unsupported_argument(args):
             parser.error(message)

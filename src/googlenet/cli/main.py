@@ -14,7 +14,7 @@ import traceback
 from typing import NamedTuple, NoReturn
 
 from .. import __version__
-from ..errors import FailedError, InterruptedRunError, nearest
+from ..errors import InterruptedRunError, is_user_error, nearest
 
 INTERRUPTED = 130
 
@@ -109,6 +109,6 @@ def describe_error(error: Exception) -> str:
         elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
             advice = "; choose a path with write permission"
         return f"{path}{error.strerror}{advice}"
-    if isinstance(error, ValueError | FailedError | InterruptedRunError):
+    if is_user_error(error):
         return message
     return f"unexpected {type(error).__name__}: {message} (--debug shows the traceback)"

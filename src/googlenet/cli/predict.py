@@ -39,14 +39,15 @@ def run(argv: list[str]) -> None:
     if args.ray != bool(args.out) or (args.workers is not None and not args.ray):
         parser.error("--ray requires --out DIR, and --out and --workers require --ray")
 
+    from ..evaluation.predictor import predictor_device
     from ..inference.loading import load_predictor
     from ..inference.multi_size import check_sizes
     from ..inference.predict import PredictOptions, expand_paths, predict_images
     from ..inference.tta import TTA
     from ..kernels import keep_freed_memory
 
-    keep_freed_memory()
     predictor = load_predictor(args.run, args.engine, args.threads, task="classification").predictor
+    keep_freed_memory(predictor_device(predictor).type)
     sizes = resolve_sizes(args, predictor.preprocess.size)
     check_sizes(predictor.min_size, sizes, args.tta_shift)
     options = PredictOptions(args.top_k, tuple(sizes), TTA(args.tta_flip, args.tta_shift))

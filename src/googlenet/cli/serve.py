@@ -56,7 +56,10 @@ def run(argv: list[str]) -> None:
         listener.close()
         _serve_with_ray(config, args.replicas, (host, port), on_started)
     else:
-        Server(build_app(config), on_started).run(sockets=[listener])
+        server = Server(build_app(config), on_started)
+        server.run(sockets=[listener])
+        if server.interrupted:
+            raise KeyboardInterrupt
 
 
 def build_app(config: ServeConfig) -> "AdmissionMiddleware":
@@ -123,8 +126,10 @@ def _serve_with_ray(
     stop = start_ray_serve(application, *address)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     on_started()
-    signal.sigwait(signals)
+    received = signal.sigwait(signals)
     stop()
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def _read_api_key(path: str | None) -> str | None:

@@ -37,6 +37,7 @@ def run(argv: list[str]) -> None:
     args, flags = parser.parse_known_args(argv)
 
     from ..checkpoint.format import read_run_recipe
+    from ..devices import pick_device
     from ..kernels import keep_freed_memory
     from ..training import distributed
     from ..training.fit import fit
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> None:
             parser.error("name the run folder with --out: every process and every restart needs the same one")
     automatic = args.resume == "auto" or distributed.is_restart()
     resume: Resume = True if resume_folder else ("auto" if automatic else False)
-    keep_freed_memory()
+    keep_freed_memory(pick_device(recipe.device).type)
     try:
         result = fit(recipe, out, resume=resume, command=shlex.join(["googlenet", "train", *argv]))
     except (NonFiniteLossError, InterruptedRunError) as error:

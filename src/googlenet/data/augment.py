@@ -1,13 +1,14 @@
 """Random augmentation of a training batch, as pure functions of a generator on the full tensor.
 
 `part` is the slice of the step's batch that the images are. timm's augmentations (RandAugment and others, random
-erasing, mixup, CutMix) draw from the global random states of Python and NumPy: `seeded_global_rng` seeds these from
-the generator and restores them, so other random numbers do not change.
+erasing, mixup, CutMix) draw from the global random states of Python and NumPy: `seeded_global_rng` seeds and restores
+these, so other random numbers do not change. Each image has seeds of its own, and mixup and CutMix one for the batch,
+so the result does not depend on how the batch is split.
 """
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -39,9 +40,9 @@ class Augment(NamedTuple):
     num_classes: int = 0
 
     @property
-    def uses_timm(self) -> bool:
-        """Return whether any of timm's augmentations is on; they draw from one stream for the full batch."""
-        return bool(self.auto_augment or self.random_erasing or self.mixup or self.cutmix)
+    def mixes(self) -> bool:
+        """Return whether images are mixed with others of the batch."""
+        return bool(self.mixup or self.cutmix)
 
 
 def random_flip(images: Tensor, generator: torch.Generator, part: BatchSlice) -> Tensor:
@@ -98,10 +99,9 @@ def copy_to(device: torch.device, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def seeded_global_rng(generator: torch.Generator) -> Iterator[None]:
-    """Seed the global random states of Python and NumPy from `generator`, and restore them at the end."""
+def seeded_global_rng(seed: int) -> Iterator[None]:
+    """Seed the global random states of Python and NumPy, and restore them at the end."""
     before = random.getstate(), np.random.get_state()
-    seed = int(torch.randint(2**31, (), generator=generator))
     random.seed(seed)
     np.random.seed(seed)
     try:
@@ -158,14 +158,22 @@ def build_auto_augment(policy: str, size: int, mean: tuple[float, ...]) -> Calla
     return transform
 
 
-def apply_auto_augment(policy: str, images: Tensor, preprocess: Preprocess) -> Tensor:
-    """Apply the policy to each image of float (n, c, h, w) in 0..255; call it within `seeded_global_rng`."""
+def draw_seeds(generator: torch.Generator, part: BatchSlice) -> list[int]:
+    """Draw a seed for each image."""
+    seeds: list[int] = part.slice(torch.randint(2**31, (part.total,), generator=generator)).tolist()
+    return seeds
+
+
+def apply_auto_augment(policy: str, images: Tensor, preprocess: Preprocess, seeds: Sequence[int]) -> Tensor:
+    """Apply the policy to each image of float (n, c, h, w) in 0..255 with its own seed."""
     mean = preprocess.mean if preprocess.channels == 3 else preprocess.mean * 3
     transform = build_auto_augment(policy, images.shape[-1], mean)
     out = torch.empty_like(images, device="cpu")
     for index, pixels in enumerate(images.round().to(torch.uint8).cpu()):
         # timm's policies take RGB images.
-        image = transform(Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()))
+        rgb = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        with seeded_global_rng(seeds[index]):
+            image = transform(rgb)
         if preprocess.channels == 1:
             image = image.convert("L")
         values = torch.from_numpy(np.array(image, dtype=np.float32))
@@ -173,26 +181,45 @@ def apply_auto_augment(policy: str, images: Tensor, preprocess: Preprocess) -> T
     return out.to(images.device)
 
 
-def random_erasing(images: Tensor, probability: float) -> Tensor:
-    """Blank a rectangle in some normalized images (n, c, h, w), in place; call it within `seeded_global_rng`."""
+def random_erasing(images: Tensor, probability: float, seeds: Sequence[int]) -> Tensor:
+    """Blank a rectangle in some normalized images (n, c, h, w), in place, each with its own seed."""
     from timm.data.random_erasing import RandomErasing
 
-    erased: Tensor = RandomErasing(probability, device=str(images.device))(images)  # type: ignore[no-untyped-call]
-    return erased
+    erase = RandomErasing(probability, device=str(images.device))  # type: ignore[no-untyped-call]
+    for image, seed in zip(images, seeds, strict=True):
+        with seeded_global_rng(seed):
+            erase(image)
+    return images
 
 
-def mixup_cutmix(images: Tensor, labels: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
-    """Mix pairs of images, in place, and their labels; return images and class probabilities (n, num_classes).
+def mixing_partners(part: BatchSlice) -> BatchSlice:
+    """Return the slice of the partners of the images of `part`, in reverse order.
 
+    timm mixes the first image of a batch with the last, the second with the last but one, and so on; the last one of
+    an odd number is not mixed.
+    """
+    even = part.total // 2 * 2
+    start, stop = min(part.start, even), min(part.stop, even)
+    return BatchSlice(even - stop, even - start, part.total)
+
+
+def mixup_cutmix(
+    images: Tensor, labels: Tensor, partners: tuple[Tensor, Tensor], augment: Augment
+) -> tuple[Tensor, Tensor]:
+    """Mix images and their labels with their `partners`; return images and class probabilities (n, num_classes).
+
+    `partners` are images and labels in the order of `mixing_partners`; images without one come last and are unchanged.
     `augment.mixup` and `augment.cutmix` are the parameters of the Beta distribution of the mixing ratio. If both are
-    above 0, each batch uses one of them at random. timm mixes pairs, so the last image of an odd number is unchanged.
-    Call it within `seeded_global_rng`.
+    above 0, each batch uses one of them at random. Call it within `seeded_global_rng`.
     """
     from timm.data.mixup import Mixup
 
-    probabilities = F.one_hot(labels, augment.num_classes).to(images.dtype)
-    even = len(labels) // 2 * 2
-    if even:
-        mixer = Mixup(augment.mixup, augment.cutmix, label_smoothing=0.0, num_classes=augment.num_classes)  # type: ignore[no-untyped-call]
-        images[:even], probabilities[:even] = mixer(images[:even], labels[:even])
-    return images, probabilities
+    count, probabilities = len(partners[1]), F.one_hot(labels, augment.num_classes).to(images.dtype)
+    if not count:
+        return images, probabilities
+    mixer = Mixup(augment.mixup, augment.cutmix, label_smoothing=0.0, num_classes=augment.num_classes)  # type: ignore[no-untyped-call]
+    # timm mixes a batch with itself in reverse order. Of images and partners, the first half are the images.
+    pixels, classes = torch.cat((images[:count], partners[0])), torch.cat((labels[:count], partners[1]))
+    mixed, mixed_probabilities = mixer(pixels, classes)
+    mixed_images = torch.cat((mixed[:count], images[count:]))
+    return mixed_images, torch.cat((mixed_probabilities[:count].to(images.dtype), probabilities[count:]))

@@ -43,6 +43,15 @@ def split_step(count: int, num_microbatches: int, rank: int, world_size: int) ->
     return [BatchSlice(*_even_split(start, stop, rank, world_size), count) for start, stop in microbatches]
 
 
+def split_batches(count: int, batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Return the first and the last image, exclusive, of `count` that process `rank` evaluates; there may be none.
+
+    The limits are those of batches, so every batch, and thereby the rounding, is the same as with one process.
+    """
+    start, stop = _even_split(0, -(-count // batch_size), rank, world_size)
+    return min(start * batch_size, count), min(stop * batch_size, count)
+
+
 def _even_split(start: int, stop: int, index: int, num_parts: int) -> tuple[int, int]:
     """Return the limits of part `index` of start..stop split into `num_parts`; the first parts are larger by one."""
     size, remainder = divmod(stop - start, num_parts)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from itertools import count as count_from
 from typing import NamedTuple
 
@@ -16,7 +17,11 @@ from .dataset import Split
 from .lazy import LazyImages, index_batches
 from .preprocess import Preprocess
 
-EVAL_BATCH_PIXELS = 2_000_000  # enough to use all cores, with the first layer's output near 100 MB
+# Pixels of an evaluation batch: enough to use all cores of a CPU, with the first layer's output near 100 MB. GPUs need
+# more images to be busy.
+EVAL_BATCH_PIXELS = 2_000_000
+GPU_EVAL_BATCH_PIXELS = {"mps": 4 * EVAL_BATCH_PIXELS, "cuda": 8 * EVAL_BATCH_PIXELS}
+MAX_EVAL_BATCH = 500  # images
 
 
 class Batch(NamedTuple):
@@ -92,15 +97,44 @@ def _generator(stream: int, offset: int) -> torch.Generator:
 
 
 def training_batch(split: Split, preprocess: Preprocess, augment: Augment, spec: BatchSpec) -> Batch:
-    """Return the augmented batch of `spec`, a function of the split, the seed and the step."""
+    """Return the augmented batch of `spec`, a function of the split, the seed and the step.
+
+    Mixup and CutMix also need the images' partners, which may be in the slice of another process or micro-batch.
+    """
+    generator = _generator(2 * spec.seed, spec.step)
+    if not augment.mixes:
+        return _augmented_batch(split, preprocess, augment, spec, generator)
+    own, *other = _slices_to_mix(spec.part)
+    later = ((samples, part) for samples, batch_slice in spec.upcoming for part in _slices_to_mix(batch_slice))
+    upcoming = chain([(spec.samples, part) for part in other], later)
+    batch = source = _augmented_batch(split, preprocess, augment, spec._replace(upcoming=upcoming), generator)
+    seed = int(torch.randint(2**31, (), generator=generator))
+    partners = transforms.mixing_partners(own)
+    start = partners.start - own.start
+    if other:
+        again = _generator(2 * spec.seed, spec.step)
+        partner_spec = spec._replace(part=partners, upcoming=upcoming)
+        source, start = _augmented_batch(split, preprocess, augment, partner_spec, again), 0
+    rows = slice(start, start + partners.num_images)
+    with transforms.seeded_global_rng(seed):
+        images, labels = source.images[rows], source.labels[rows]
+        return Batch(*transforms.mixup_cutmix(batch.images, batch.labels, (images, labels), augment))
+
+
+def _slices_to_mix(part: BatchSlice) -> list[BatchSlice]:
+    """Return the slices that the mixed images of `part` are computed from: it, and its partners unless it has them."""
+    partners = transforms.mixing_partners(part)
+    if not partners.num_images or (part.start <= partners.start and partners.stop <= part.stop):
+        return [part]
+    return [part, partners]
+
+
+def _augmented_batch(
+    split: Split, preprocess: Preprocess, augment: Augment, spec: BatchSpec, generator: torch.Generator
+) -> Batch:
+    """Return the batch before mixing; every random number is drawn for the full batch."""
     count, seed, part = len(split.labels), spec.seed, spec.part
-    if augment.uses_timm and part.num_images < part.total:
-        upcoming = ((samples, full_batch(samples.num_images)) for samples, _ in spec.upcoming)
-        spec = spec._replace(part=full_batch(part.total), upcoming=upcoming)
-        batch = training_batch(split, preprocess, augment, spec)
-        return Batch(part.slice(batch.images), part.slice(batch.labels))
     indices = sample_indices(count, seed, spec.samples, part)
-    generator = _generator(2 * seed, spec.step)
     if isinstance(split.images, LazyImages):
         images = split.images.fetch(indices, (sample_indices(count, seed, *item) for item in spec.upcoming))
     else:
@@ -117,30 +151,40 @@ def training_batch(split: Split, preprocess: Preprocess, augment: Augment, spec:
         pixels = transforms.random_resized_crop(images, augment.min_crop_scale, spec.size, preprocess, generator, part)
     else:
         pixels = preprocess.resize(images, spec.size)
-    if not augment.uses_timm:
-        return Batch(preprocess.normalize(pixels), labels)
-    with transforms.seeded_global_rng(generator):
-        if augment.auto_augment:
-            pixels = transforms.apply_auto_augment(augment.auto_augment, pixels, preprocess)
-        pixels = preprocess.normalize(pixels)
-        if augment.random_erasing:
-            pixels = transforms.random_erasing(pixels, augment.random_erasing)
-        if augment.mixup or augment.cutmix:
-            pixels, labels = transforms.mixup_cutmix(pixels, labels, augment)
+    if augment.auto_augment:
+        seeds = transforms.draw_seeds(generator, part)
+        pixels = transforms.apply_auto_augment(augment.auto_augment, pixels, preprocess, seeds)
+    pixels = preprocess.normalize(pixels)
+    if augment.random_erasing:
+        pixels = transforms.random_erasing(pixels, augment.random_erasing, transforms.draw_seeds(generator, part))
     return Batch(pixels, labels)
 
 
+def eval_batch_pixels(device: torch.device) -> int:
+    """Return the pixels of an evaluation batch on `device`."""
+    return GPU_EVAL_BATCH_PIXELS.get(device.type, EVAL_BATCH_PIXELS)
+
+
+def eval_batch_size(size: int, device: torch.device) -> int:
+    """Return the number of images of `size` pixels in an evaluation batch on `device`."""
+    return max(1, min(MAX_EVAL_BATCH, eval_batch_pixels(device) // size**2))
+
+
 def evaluation_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:
-    """Yield every image once, in order and without augmentation, in batches of about `EVAL_BATCH_PIXELS`."""
+    """Yield every image once, in order and without augmentation, in batches of `eval_batch_size`."""
     for batch in pixel_batches(split, preprocess, size):
         yield Batch(preprocess.normalize(batch.images), batch.labels)
 
 
-def pixel_batches(split: Split, preprocess: Preprocess, size: int | None = None) -> Iterator[Batch]:
-    """Yield the batches of `evaluation_batches` before normalization: float pixels in 0..255, cropped and resized."""
+def pixel_batches(
+    split: Split, preprocess: Preprocess, size: int | None = None, device: torch.device | None = None
+) -> Iterator[Batch]:
+    """Yield the batches of `evaluation_batches` before normalization: float pixels in 0..255, cropped and resized.
+
+    `device` is where the network computes, by default where the images are.
+    """
     side = preprocess.size if size is None else size
-    batch_size = max(1, min(500, EVAL_BATCH_PIXELS // side**2))
-    batches = index_batches(len(split.labels), batch_size)
+    batches = index_batches(len(split.labels), eval_batch_size(side, device or split.images.device))
     for indices, pixels in zip(batches, split.pixels(batches), strict=True):
         images = preprocess.resize(preprocess.center_crop(pixels), side)
         yield Batch(images, split.labels[indices[0] : indices[-1] + 1])

@@ -56,11 +56,17 @@ class EvaluatedSplit(NamedTuple):
 
 def evaluate_split(predictor: ObjectDetector, samples: Sequence[Sample]) -> EvaluatedSplit:
     """Detect the objects on all samples and compute the metrics."""
+    detections = detect_samples(predictor, samples)
+    return EvaluatedSplit(detections, coco_metrics(samples, detections, predictor.classes))
+
+
+def detect_samples(predictor: ObjectDetector, samples: Sequence[Sample]) -> list[Detections]:
+    """Detect the objects on all samples."""
     detections: list[Detections] = []
     channels = predictor.preprocess.channels
     for chunk in chunks_by_bytes(samples, lambda sample: sample.height * sample.width * channels):
         detections += predictor.predict([sample.read(channels) for sample in chunk])
-    return EvaluatedSplit(detections, coco_metrics(samples, detections, predictor.classes))
+    return detections
 
 
 def coco_metrics(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> CocoMetrics:

@@ -50,6 +50,12 @@ class DetectorPredictor:
     name: ClassVar[str] = "torch"
     min_size: ClassVar[int] = 1  # images are padded to what the backbone needs
 
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the parameters."""
+        network = self.model.networks[0] if isinstance(self.model, RCNNDetector) else self.model
+        return next(network.parameters()).device
+
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
         """Detect the objects on images; see `detect`."""
         return detect(self.model, self.preprocess, images, self.sizes)

@@ -10,15 +10,17 @@ from torch import Tensor
 from ..checkpoint.format import Checkpoint, build_network, load_strictly
 from ..checkpoint.interop.convert import AUX_PREFIX
 from ..config.schema import AugmentConfig, LossConfig, Recipe
+from ..data.batch_slice import split_batches
 from ..data.loader import BatchSpec, full_batch_spec, steps_per_epoch
 from ..data.preprocess import Preprocess
 from ..evaluation.report import ReportInfo
+from ..training import distributed
 from ..training.finetune import adapt_input_channels, first_conv_weight, freeze_layers, run_preprocess
 from ..training.tasks.base import LossOutput, TaskSetup, data_digest, load_options
 from .data.dataset import DetectionDataset, Sample, load_detection_dataset, training_images
 from .detector import Detector
 from .heads import get_head_module
-from .metrics import EvaluatedSplit, evaluate_split
+from .metrics import EvaluatedSplit, coco_metrics, detect_samples
 from .predict import DetectorPredictor
 
 
@@ -47,8 +49,12 @@ class DetectionTask:
         return output
 
     def predict(self, model: Any, split: Sequence[Sample], preprocess: Preprocess) -> EvaluatedSplit:
-        """Detect the objects on every image of `split`, and compute the metrics."""
-        return evaluate_split(DetectorPredictor(model, preprocess, self.classes, self.sizes), split)
+        """Detect the objects on every image of `split`, and compute the metrics; see `Task.predict`."""
+        predictor = DetectorPredictor(model, preprocess, self.classes, self.sizes)
+        start, stop = split_batches(len(split), 1, distributed.rank(), distributed.world_size())
+        parts = distributed.run_on_all(lambda: detect_samples(predictor, split[start:stop]))
+        detections = [result for part in parts for result in part]
+        return EvaluatedSplit(detections, coco_metrics(split, detections, self.classes))
 
     def compute_metrics(self, predictions: EvaluatedSplit) -> dict[str, float]:
         """Return COCO's metrics and the number of images."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..evaluation.predictor import predictor_device
 from ..export.manifest import is_exported
 from ..files import write_atomically
 from ..inference.loading import load_predictor
@@ -82,9 +83,9 @@ class _Worker:
 
     def __init__(self, job: Job, out: str):
         torch.set_num_threads(1)
-        keep_freed_memory()
         threads = 1 if job.engine or is_exported(Path(job.run)) else None
         self.predictor = load_predictor(job.run, job.engine, threads, task="classification").predictor
+        keep_freed_memory(predictor_device(self.predictor).type)
         self.options, self.out = job.options, Path(out)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -31,11 +31,12 @@ def run_inference(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], de
     logits, labels = [], []
     with torch.inference_mode():
         for images, targets in batches:
-            logits.append(model(images.to(device)).float().cpu())
-            labels.append(targets.cpu())
+            logits.append(model(images.to(device)).float())
+            labels.append(targets)
     for module, mode in modes.items():
         module.training = mode
-    return Predictions(torch.cat(logits), torch.cat(labels))
+    # Copied once: every copy waits for the device.
+    return Predictions(torch.cat(logits).cpu(), torch.cat(labels).cpu())
 
 
 def average_predictions(predictions: Sequence[Predictions]) -> Predictions:

@@ -51,6 +51,12 @@ class NetworkPredictor:
         return logits.float().cpu()
 
 
+def predictor_device(predictor: object) -> torch.device:
+    """Return the `device` of a PyTorch predictor; the CPU for other engines, which copy the pixels themselves."""
+    device: torch.device = getattr(predictor, "device", torch.device("cpu"))
+    return device
+
+
 def round_to_uint8(images: Tensor) -> Tensor:
     """Round float pixels in 0..255 to uint8, the input type of exported files."""
     return images if images.dtype == torch.uint8 else images.round().clamp(0, 255).to(torch.uint8)
@@ -61,7 +67,7 @@ def predict_split(
 ) -> Predictions:
     """Predict every image of `split`, at `size` pixels or the predictor's own; `progress` counts images."""
     logits, labels = [], []
-    for batch in pixel_batches(split, predictor.preprocess, size):
+    for batch in pixel_batches(split, predictor.preprocess, size, predictor_device(predictor)):
         logits.append(predictor.predict(batch.images))
         labels.append(batch.labels.cpu())
         progress(len(batch.labels))

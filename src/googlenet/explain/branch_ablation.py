@@ -117,7 +117,7 @@ def ablate_branches(model: Network, batches: Iterable[tuple[Tensor, Tensor]]) ->
                 with _store_outputs(branches, outputs):
                     x = layer(x)
                 for branch in branches:
-                    sums[name, branch] += float(outputs[branch].abs().sum(dtype=torch.float64))
+                    sums[name, branch] += float(outputs[branch].cpu().abs().sum(dtype=torch.float64))
                     widths[name, branch] = outputs[branch].shape[1]
             correct.append(_correct(model, x, [], labels))
     full = torch.cat(correct).double()

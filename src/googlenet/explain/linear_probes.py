@@ -56,7 +56,7 @@ def pooled_features(model: Network, batches: Iterable[tuple[Tensor, Tensor]]) ->
     with torch.inference_mode():
         for pixels, labels in batches:
             for name, out in ((PIXELS, pixels), *iter_layer_outputs(model, pixels)):
-                features.setdefault(name, []).append(out.mean((2, 3)).double().cpu())
+                features.setdefault(name, []).append(out.mean((2, 3)).cpu().double())
             targets.append(labels.cpu())
     return PooledFeatures({name: torch.cat(rows) for name, rows in features.items()}, torch.cat(targets))
 

@@ -23,7 +23,7 @@ def run(context: ExplainContext) -> AnalysisResult:
     for image in context.images:
         with torch.no_grad():
             logits = torch.cat([model(context.normalized(image, size)) for size in sizes])
-        rows = logits.double().softmax(-1).cpu()
+        rows = logits.cpu().double().softmax(-1)
         best = rows.amax(0).topk(min(NUM_CLASSES, len(classes))).indices.tolist()
         curves = {classes[k]: rows[:, k].tolist() for k in best}
         class_rows = [{"label": classes[k], "probability": rows[:, k].tolist()} for k in best]

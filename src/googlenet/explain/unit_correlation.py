@@ -53,7 +53,7 @@ def layer_samples(model: Network, layer: str, batches: Iterable[tuple[Tensor, Te
     with torch.inference_mode():
         for pixels, _ in batches:
             *_, (_, out) = iter_layer_outputs(model, pixels, until=layer)
-            yield out.permute(0, 2, 3, 1).flatten(0, 2).double().cpu()
+            yield out.permute(0, 2, 3, 1).flatten(0, 2).cpu().double()
 
 
 def correlate(samples: Iterable[Tensor]) -> Correlations:

@@ -9,10 +9,10 @@ from torch import Tensor
 from ..data.dataset import Split
 from ..data.decode import decode_to_tensor
 from ..data.lazy import LazyImages
-from ..data.loader import EVAL_BATCH_PIXELS
+from ..data.loader import eval_batch_pixels
 from ..evaluation.confidence import ConfidenceInterval, wilson_interval
 from ..evaluation.metrics import Predictions, average_predictions, check_logits, classification_metrics, is_correct
-from ..evaluation.predictor import Predictor
+from ..evaluation.predictor import Predictor, predictor_device
 from ..evaluation.progress import ProgressCallback, no_progress
 from .multi_crop import NumCrops, crop_scales, predict_multi_crop
 
@@ -42,7 +42,8 @@ def _image_batches(split: Split, predictor: Predictor, base: int, num_crops: Num
             data, name = ranges.read(index), ranges.name(index)
             yield decode_to_tensor(data, predictor.preprocess.channels, name, min_size).unsqueeze(0)
         return
-    yield from torch.split(images, max(1, EVAL_BATCH_PIXELS // (CROPS_PER_BATCH * base * base)))
+    pixels = eval_batch_pixels(predictor_device(predictor))
+    yield from torch.split(images, max(1, pixels // (CROPS_PER_BATCH * base * base)))
 
 
 class ResultCell(NamedTuple):

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..data.loader import EVAL_BATCH_PIXELS
+from ..data.loader import eval_batch_pixels
 from ..data.preprocess import Preprocess
-from ..evaluation.predictor import Predictor
+from ..evaluation.predictor import Predictor, predictor_device
 
 NumCrops = Literal[1, 10, 144]
 NUM_CROPS: tuple[NumCrops, ...] = get_args(NumCrops)
@@ -85,7 +85,7 @@ def _square_crops(square: Tensor, preprocess: Preprocess, base: int, num_crops: 
 def predict_multi_crop(predictor: Predictor, images: Tensor, base: int, num_crops: NumCrops) -> Tensor:
     """Return log mean probabilities, float64 (n, classes), over the crops of images, uint8 (n, channels, h, w)."""
     total = torch.zeros(())
-    batch_size = max(1, EVAL_BATCH_PIXELS // base**2)
+    batch_size = max(1, eval_batch_pixels(predictor_device(predictor)) // base**2)
     for batch in iter_crops(images, predictor.preprocess, base, num_crops):
         logits = torch.cat([predictor.predict(pixels) for pixels in torch.split(batch.pixels, batch_size)])
         probabilities = logits.double().view(-1, len(images), logits.shape[-1]).softmax(-1)

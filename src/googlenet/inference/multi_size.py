@@ -8,7 +8,7 @@ from ..data.dataset import Split
 from ..data.loader import pixel_batches
 from ..evaluation.metrics import Predictions, classification_metrics
 from ..evaluation.plots import new_figure, style_axes, to_png
-from ..evaluation.predictor import Predictor, predict_split
+from ..evaluation.predictor import Predictor, predict_split, predictor_device
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..models.ensemble import Ensemble, get_networks
 from ..models.network import Network
@@ -63,7 +63,8 @@ def evaluate_at_sizes(
         if before_size:
             before_size(size)
         # The first batch of a size is slower (allocations, choice of algorithms): run it before the clock starts.
-        augmented.predict(next(pixel_batches(split, predictor.preprocess, size)).images)
+        device = predictor_device(predictor)
+        augmented.predict(next(pixel_batches(split, predictor.preprocess, size, device)).images)
         started = time.perf_counter()
 
         def count_pixels(num_images: float, num_pixels: int = size**2) -> None:

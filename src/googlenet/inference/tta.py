@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluation.predictor import Predictor
+from ..evaluation.predictor import Predictor, predictor_device
 from ..models.ensemble import average_logits
 
 
@@ -53,6 +53,7 @@ class TTAPredictor:
         self.predictor, self.tta = predictor, tta
         self.name, self.classes = predictor.name, predictor.classes
         self.preprocess, self.min_size = predictor.preprocess, predictor.min_size
+        self.device = predictor_device(predictor)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return logarithms of the mean probabilities, float32 (n, classes); see `Predictor.predict`."""

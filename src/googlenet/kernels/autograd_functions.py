@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .build import load_kernels
+from .build import MAX_CHANNELS, load_kernels
 from .conv_bn_relu import (
     BatchStats,
     PoolGeometry,
@@ -39,9 +39,6 @@ from .conv_bn_relu import (
 
 # The pooling kernels process this number of channels at once.
 LANES = 16
-
-# CHANNELS in kernels.c, the size of its buffers on the stack.
-MAX_CHANNELS = 2048
 
 
 def enable_cpu_kernels(model: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -17,8 +18,14 @@ from ..files import cache_file
 SOURCE = Path(__file__).with_name("kernels.c")
 HEADERS = (Path(__file__).with_name("elementwise.h"), Path(__file__).with_name("winograd.h"))
 
+# The size of the kernels' buffers on the stack, and the number of parts of the rows with separate sums.
+MAX_CHANNELS, NUM_CHUNKS = 2048, 32
+
 # No option allows the compiler to reorder sums: the same rows give the same bits.
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC",
+         f"-DCHANNELS={MAX_CHANNELS}", f"-DCHUNKS={NUM_CHUNKS}")  # fmt: skip
+
+log = logging.getLogger("googlenet.kernels")
 
 # The environment variable that turns the kernels off, or names the instruction set to compile for.
 ENV_VARIABLE = "GOOGLENET_NATIVE"
@@ -63,8 +70,8 @@ def get_kernel_level() -> str | None:
 def load_kernels() -> ctypes.CDLL | None:
     """Load the kernels for `get_kernel_level`, compiling them first if necessary, which takes a few seconds.
 
-    Returns None if they are off, or if no C compiler with OpenMP is found. Raises ValueError as `get_kernel_level`
-    does.
+    Returns None if they are off, if there is no C compiler, or, with a warning, if it fails (it may lack OpenMP).
+    Raises ValueError as `get_kernel_level` does.
     """
     level = get_kernel_level()
     if level is None:
@@ -81,7 +88,12 @@ def load_kernels() -> ctypes.CDLL | None:
         if not library.exists():
             _compile([*compiler, *flags], library)
         return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
+        log.warning(
+            "native kernels unavailable, training on the CPU is slower: %s: %s (%s=0 turns them off)",
+            shlex.join(compiler), reason.splitlines()[-1], ENV_VARIABLE,
+        )  # fmt: skip
         return None
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .build import MAX_CHANNELS, NUM_CHUNKS
 from .ffi import call
 from .winograd import select_tile_size, winograd_conv, winograd_conv_backward
 
@@ -37,6 +38,13 @@ def as_map(matrix: Tensor, like: Tensor) -> Tensor:
 def _with_ld(matrix: Tensor) -> tuple[Tensor, int]:
     """Return the matrix and the distance of its rows, as the kernels take them."""
     return matrix, matrix.stride(0)
+
+
+def _workspace(columns: int, num_sums: int) -> Tensor:
+    """Return memory for `num_sums` sums per column in a kernel; ValueError for more columns than its buffers have."""
+    if columns > MAX_CHANNELS:
+        raise ValueError(f"the native kernels support {MAX_CHANNELS} channels, not {columns}")
+    return torch.empty((NUM_CHUNKS + 1) * num_sums * columns, dtype=torch.float64)
 
 
 # Convolutions. The kernels are for stride 1 and padding "same"; the first layer, of stride 2, is PyTorch's.
@@ -130,7 +138,7 @@ def compute_batch_stats(pre: Tensor, norms: list[Any], weight: Tensor | None, bi
     if weight is None:
         return None
     mean, variance = torch.empty(2, pre.shape[1])
-    call("channel_stats", pre.dtype, *pre.shape, *_with_ld(pre), mean, variance)
+    call("channel_stats", pre.dtype, *pre.shape, *_with_ld(pre), mean, variance, _workspace(pre.shape[1], 2))
     invstd = torch.rsqrt(variance + norms[0].eps)
     scale = weight * invstd
     unbiased = variance * (len(pre) / max(len(pre) - 1, 1))
@@ -170,12 +178,13 @@ def norm_relu_backward(
             call(
                 "relu_backward", out.dtype, *out.shape,
                 *_with_ld(grad), *_with_ld(out), *_with_ld(grad_input[:, part]), grad_bias[part],
+                _workspace(out.shape[1], 1),
             )  # fmt: skip
         else:
             call(
                 "batch_norm_relu_backward", out.dtype, *out.shape, *_with_ld(grad), *_with_ld(pre[:, part]),
                 *(values[part] for values in stats), *_with_ld(grad_input[:, part]),
-                grad_weight[part], grad_bias[part],
+                grad_weight[part], grad_bias[part], _workspace(out.shape[1], 2),
             )  # fmt: skip
     return grad_input, grad_bias, grad_weight
 

@@ -19,8 +19,8 @@ void NAME(relu_forward)(long rows, long channels, const VALUE *src, long ld_src,
 
 /* dst = grad if the output was positive, else 0; bias_grad = its sum over the rows */
 void NAME(relu_backward)(long rows, long channels, const VALUE *grad, long ld_grad, const VALUE *out, long ld_out, VALUE *dst,
-                   long ld_dst, float *bias_grad) {
-    double *partial = malloc(CHUNKS * channels * sizeof(double)), sums[CHANNELS];
+                   long ld_dst, float *bias_grad, double *workspace) {
+    double *partial = workspace, *sums = workspace + CHUNKS * channels;
 #pragma omp parallel for schedule(static)
     for (long chunk = 0; chunk < CHUNKS; chunk++) {
         float sum[CHANNELS];
@@ -44,12 +44,12 @@ void NAME(relu_backward)(long rows, long channels, const VALUE *grad, long ld_gr
     }
     add_chunks(partial, channels, sums);
     for (long c = 0; c < channels; c++) bias_grad[c] = (float)sums[c];
-    free(partial);
 }
 
 /* Mean and biased variance of each channel. Differences from the first row are summed, which is more accurate. */
-void NAME(channel_stats)(long rows, long channels, const VALUE *src, long ld_src, float *mean, float *variance) {
-    double *partial = malloc(2 * CHUNKS * channels * sizeof(double)), sums[2 * CHANNELS];
+void NAME(channel_stats)(long rows, long channels, const VALUE *src, long ld_src, float *mean, float *variance,
+                   double *workspace) {
+    double *partial = workspace, *sums = workspace + 2 * CHUNKS * channels;
 #pragma omp parallel for schedule(static)
     for (long chunk = 0; chunk < CHUNKS; chunk++) {
         float sum[CHANNELS], square[CHANNELS];
@@ -80,7 +80,6 @@ void NAME(channel_stats)(long rows, long channels, const VALUE *src, long ld_src
         mean[c] = (float)(shift + load(src[c]));
         variance[c] = var > 0 ? (float)var : 0;
     }
-    free(partial);
 }
 
 /* dst = max(scale * src + shift, 0): batch normalization with folded statistics, and ReLU */
@@ -103,8 +102,8 @@ void NAME(scale_relu_forward)(long rows, long channels, const VALUE *src, long l
  */
 void NAME(batch_norm_relu_backward)(long rows, long channels, const VALUE *grad, long ld_grad, const VALUE *src, long ld_src,
                         const float *scale, const float *shift, const float *mean, const float *invstd, VALUE *dst,
-                        long ld_dst, float *weight_grad, float *bias_grad) {
-    double *partial = malloc(2 * CHUNKS * channels * sizeof(double)), sums[2 * CHANNELS];
+                        long ld_dst, float *weight_grad, float *bias_grad, double *workspace) {
+    double *partial = workspace, *sums = workspace + 2 * CHUNKS * channels;
     float constant[CHANNELS], slope[CHANNELS];
 #pragma omp parallel for schedule(static)
     for (long chunk = 0; chunk < CHUNKS; chunk++) {
@@ -131,7 +130,6 @@ void NAME(batch_norm_relu_backward)(long rows, long channels, const VALUE *grad,
         }
     }
     add_chunks(partial, 2 * channels, sums);
-    free(partial);
     /* dst = scale * (g - mean(g) - (src - mean) * invstd^2 * mean(g * (src - mean))) = scale * g - constant - slope * src */
     for (long c = 0; c < channels; c++) {
         bias_grad[c] = (float)sums[c];

@@ -7,17 +7,15 @@
  *
  * NaN propagates through every kernel as in PyTorch (hence "< 0 ? 0 : x"), so that a diverging run is noticed; in
  * winograd.h it spreads over its whole tile. Sums over rows are computed chunk by chunk, and the chunks are added in
- * order, so the result does not depend on the number of threads. build.py compiles this file on first use; ffi.py
- * calls it.
+ * order, so the result does not depend on the number of threads. The caller allocates the `workspace` of these sums,
+ * for CHUNKS + 1 times the sums of all channels; its constants CHANNELS (the maximum number of channels) and CHUNKS (the
+ * number of chunks) are flags of the compiler. build.py compiles this file on first use; ffi.py calls it.
  */
 #include <math.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define CHUNKS 32     /* parts of the rows with separate sums */
-#define BLOCK 64      /* rows summed in float before they are added in double */
-#define CHANNELS 2048 /* maximum number of channels; MAX_CHANNELS in autograd_functions.py */
+#define BLOCK 64 /* rows summed in float before they are added in double */
 
 static long first_row(long rows, long chunk) { return rows * chunk / CHUNKS; }
 

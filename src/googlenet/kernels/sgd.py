@@ -13,10 +13,10 @@ from .build import load_kernels
 def is_supported_param(weight: Tensor) -> bool:
     """Return whether `layerwise_sgd` can update this tensor: float32 on the CPU, dense in memory."""
     return (
-        load_kernels() is not None
-        and weight.device.type == "cpu"
+        weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last))
+        and load_kernels() is not None
     )
 
 

@@ -147,7 +147,10 @@ def fold(model: Network | Ensemble, preprocess: Normalization, *, merge: bool = 
         raise ValueError(f"the network has {model.in_channels} channels, the normalization {len(preprocess.mean)}")
     weight = model.classifier.weight
     with torch.no_grad():
-        layers = ((name, _fold_layer(layer, merge)) for name, layer in model.trunk.named_children())
+        # On the CPU: folding is computed in float64, which MPS does not have.
+        layers = (
+            (name, _fold_layer(layer, merge)) for name, layer in copy.deepcopy(model.trunk).cpu().named_children()
+        )
         trunk = nn.Sequential(OrderedDict(layers))
         offset = _fold_normalization(trunk[0], preprocess)
         folded = FoldedNetwork(trunk, copy.deepcopy(model.classifier), offset, model)

@@ -141,9 +141,10 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated outputs, (batch, row.out, h, w)."""
+        row = self.row
         # The kernels compute the three 1x1 convolutions of `x` as one.
-        merged = self.row.conv1x1 + self.row.reduce3x3 + self.row.reduce5x5
-        if self.use_cpu_kernels and self.training and kernels.is_supported(x, merged, kernels.LANES):
+        widest = max(row.conv1x1 + row.reduce3x3 + row.reduce5x5, row.conv3x3, row.conv5x5, row.pool_proj)
+        if self.use_cpu_kernels and self.training and kernels.is_supported(x, widest, kernels.LANES):
             return kernels.inception(self, x)
         branches = (
             self.conv1x1(x),

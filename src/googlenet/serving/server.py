@@ -1,6 +1,7 @@
 """Run the application on a socket with uvicorn, with a timeout for request headers and a graceful shutdown."""
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Server(uvicorn.Server):
         super().__init__(uvicorn.Config(app, **settings))
         self.app, self.on_started = app, on_started
         self.drain_deadline: float | None = None
+        self.interrupted = False  # by SIGINT
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then call `on_started`."""
@@ -84,6 +86,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a shutdown signal."""
+        self.interrupted |= sig == signal.SIGINT
         if self.app.draining:
             self.should_exit = self.force_exit = True
         self.app.draining = True

@@ -8,7 +8,8 @@ GPU.
 import datetime
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
-# How long the other processes wait while the main one validates. The launcher notices a dead process immediately.
+# How long processes wait for another one that downloads or writes. The launcher notices a dead process immediately.
 TIMEOUT = datetime.timedelta(days=1)
 
 
@@ -97,12 +98,16 @@ def _init_process_group(device: torch.device) -> None:
     dist.init_process_group(backends, timeout=TIMEOUT, store=store, rank=process_rank, world_size=num_processes)
 
 
-def shutdown() -> None:
-    """Leave the process group at the end of a run."""
-    if world_size() > 1:
-        dist.barrier()
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+@contextmanager
+def leave_at_end() -> Iterator[None]:
+    """Leave the process group at the end: together after success, alone after an error."""
+    try:
+        yield
+        if world_size() > 1:
+            dist.barrier()
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def run_on_main(work: Callable[[], T]) -> T:
@@ -122,6 +127,44 @@ def run_on_main(work: Callable[[], T]) -> T:
         raise FailedError("")
     result: T = message[0]
     return result
+
+
+def run_on_all(work: Callable[[], T]) -> list[T]:
+    """Run `work` in every process and return the results of all, in the order of the ranks, in each.
+
+    If it raises in a process, that one raises the error and the others a FailedError without a message.
+    """
+    result: list[T] = []
+    with _fail_together():
+        result.append(work())
+    return [item for items in all_gather_object(result) for item in items]
+
+
+def main_process_first(work: Callable[[], T]) -> T:
+    """Return the result of `work` in every process: the first ones download and check, the others find the result.
+
+    The main process is first, then the first process of each other machine, which may have its own disk, then the
+    others. Errors are handled as in `run_on_all`.
+    """
+    turn = 0 if is_main_process() else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+    result: list[T] = []
+    for number in range(3):
+        with _fail_together():
+            if number == turn:
+                result.append(work())
+    return result[0]
+
+
+@contextmanager
+def _fail_together() -> Iterator[None]:
+    """Wait for all processes at the end, and raise an error in each if there was one in any."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if any_rank(failure is not None)[0]:
+        raise failure or FailedError("")
 
 
 def any_rank(*flags: bool) -> list[bool]:

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 
 from ..files import package_version
-from ..kernels import load_kernels
 
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("googlenet", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
-def describe_environment(command: str | None, world_size: int = 1) -> dict[str, Any]:
+def describe_environment(command: str | None, world_size: int, native_kernels: bool) -> dict[str, Any]:
     """Return plain values for environment.json and the report."""
     return {
         "command": command,
@@ -28,7 +27,7 @@ def describe_environment(command: str | None, world_size: int = 1) -> dict[str, 
         "processes": world_size,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "native_kernels": load_kernels() is not None,
+        "native_kernels": native_kernels,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -2,8 +2,8 @@
 
 A step is a function of the recipe and the step number: order, augmentation, size and learning rate are computed from
 them, and the one random state that is not (dropout's) is saved. An interrupted run therefore resumes to the same
-weights. Several processes run this code, each on its slice of every batch; gradients are averaged, and the main
-process writes, validates and prints.
+weights. Several processes run this code, each on its slice of every batch and of the held-out images; gradients are
+averaged, and the main process writes and prints.
 """
 
 import json
@@ -59,20 +59,20 @@ def fit(
         NonFiniteLossError: training diverged (a ValueError).
         InterruptedRunError: SIGINT or SIGTERM was received; the state is saved.
     """
-    run, state = build_training_run(recipe, Path(out), resume, command)
-    with MetricsLogger(run.folder, run.schedule, state, progress) as logger, graceful_shutdown() as stop:
-        for note in run.notes:
-            logger.log(note)
-        set_train_mode(state.model)
-        while not finished(run, state):
-            logger.log_step(state.step + 1, train_step(run, state))
-            state.step += 1
-            validate_if_due(run, state, logger)
-            checkpoint_if_due(run, state, logger, stop)
-        predictions, metrics = evaluate(run, state, logger)
-        save(run, state, metrics)
-    distributed.run_on_main(lambda: write_report(run, predictions))
-    distributed.shutdown()
+    with distributed.leave_at_end():
+        run, state = build_training_run(recipe, Path(out), resume, command)
+        with MetricsLogger(run.folder, run.schedule, state, progress) as logger, graceful_shutdown() as stop:
+            for note in run.notes:
+                logger.log(note)
+            set_train_mode(state.model)
+            while not finished(run, state):
+                logger.log_step(state.step + 1, train_step(run, state))
+                state.step += 1
+                validate_if_due(run, state, logger)
+                checkpoint_if_due(run, state, logger, stop)
+            predictions, metrics = evaluate(run, state, logger)
+            save(run, state, metrics)
+        distributed.run_on_main(lambda: write_report(run, predictions))
     return TrainResult(run.folder, metrics, state.seconds, run.schedule.images_seen(state.step) / state.seconds)
 
 
@@ -119,9 +119,8 @@ def validate_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger) 
     if not due or not run.data.validation:
         return
     logger.flush(step)
-    metrics = distributed.run_on_main(
-        lambda: run.task.compute_metrics(run.task.predict(state.eval_model, run.data.validation, run.preprocess))
-    )
+    predictions = run.task.predict(state.eval_model, run.data.validation, run.preprocess)
+    metrics = distributed.run_on_main(lambda: run.task.compute_metrics(predictions))
     if state.early_stopping is not None:
         state.early_stopping.update(metrics, step, state.eval_model)
     if not finished(run, state):
@@ -166,7 +165,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Select the final weights and measure them on every held-out split: the only use of the test images.
 
-    Returns the predictions and the metrics by split; the predictions are empty except in the main process.
+    Returns the predictions and the metrics by split.
     """
     task, model, early_stopping = run.task, state.eval_model, state.early_stopping
     if early_stopping is not None and early_stopping.weights:
@@ -176,10 +175,9 @@ def evaluate(
             recompute_bn_stats(model, task.clean_batches(run.data.train, run.preprocess, run.recipe))
     state.seconds = logger.seconds
     splits = {"validation": run.data.validation, "test": run.data.test}
-    predictions: dict[str, Any] = {}
+    predictions = {name: task.predict(model, data, run.preprocess) for name, data in splits.items() if data}
 
     def measure() -> dict[str, dict[str, float]]:
-        predictions.update({name: task.predict(model, data, run.preprocess) for name, data in splits.items() if data})
         metrics = {name: task.compute_metrics(outputs) for name, outputs in predictions.items()}
         if early_stopping is not None:
             metrics["validation"]["best_step"] = early_stopping.step

@@ -14,7 +14,6 @@ from ..checkpoint.format import RECIPE_FILE, read_run_recipe
 from ..checkpoint.train_state import TrainState, read_train_state
 from ..config.schema import Recipe
 from ..config.tasks import get_task_module
-from ..data.accounting import Accounting
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source
 from ..devices import pick_device, pick_precision
@@ -57,27 +56,31 @@ def build_training_run(
     recipe: Recipe, folder: Path, resume: Resume, command: str | None
 ) -> tuple[TrainingRun, TrainState]:
     """Check everything that can be wrong, build the run, and restore the state of `folder` if it is resumed."""
-    recipe = resolve_recipe(recipe)
     kernels.get_kernel_level()
-    accelerator = distributed.init_distributed(pick_device(recipe.device), recipe.precision, recipe.compile)
+    device = pick_device(recipe.device)
+    accelerator = distributed.init_distributed(device, pick_precision(recipe.precision, device), recipe.compile)
+    recipe = distributed.main_process_first(lambda: resolve_recipe(recipe))
     resuming = distributed.run_on_main(lambda: check_folder(folder, recipe, resume))
     device = accelerator.device
     module = get_task_module(recipe)
-    data = module.load_data(recipe).to(device)
+    data = distributed.main_process_first(lambda: module.load_data(recipe)).to(device)
     started = time.perf_counter()
     torch.manual_seed(recipe.seed + distributed.rank())  # every process draws its own dropout masks
     saved = distributed.run_on_main(lambda: read_train_state(folder)) if resuming else None
-    init = load_init_checkpoint(recipe) if saved is None else None  # a resumed run has its weights in the state
+    # A resumed run has its weights in the state.
+    init = distributed.main_process_first(lambda: load_init_checkpoint(recipe)) if saved is None else None
     setup = module.build_task(recipe, data, init, saved)
     if saved is not None and saved["data_digest"] != setup.data_digest:
         raise ValueError(f"{recipe.data.source}: the images are not those that {folder} was started with")
     model = setup.model.to(device)
     synchronized = distributed.world_size() > 1 and convert_sync_batchnorm(model)
     optimizer = build_optimizer(recipe.optimizer, model)
-    distributed.run_on_main(lambda: create_folder(folder, recipe, command, data.accounting))
-
     # The kernels' batch normalization sees the images of one process only.
-    native = not synchronized and not recipe.compile and kernels.enable_cpu_kernels(model)
+    plain = device.type == "cpu" and not synchronized and not recipe.compile
+    native = plain and kernels.enable_cpu_kernels(model)
+    environment = describe_environment(command, distributed.world_size(), native) | {"data": data.accounting.to_dict()}
+    distributed.run_on_main(lambda: create_folder(folder, recipe, environment))
+
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
     ema_model = build_ema(model, recipe.ema_decay) if recipe.ema_decay else None
@@ -146,11 +149,10 @@ def check_folder(folder: Path, recipe: Recipe, resume: Resume) -> bool:
     return False
 
 
-def create_folder(folder: Path, recipe: Recipe, command: str | None, accounting: Accounting) -> None:
-    """Create the run folder with the recipe, the environment and the data of its start; existing files are kept."""
+def create_folder(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> None:
+    """Create the run folder with the recipe and the environment of its start; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RECIPE_FILE).exists():
         write_atomically(folder / RECIPE_FILE, recipe.to_yaml())
     if not (folder / ENVIRONMENT_FILE).exists():
-        environment = describe_environment(command, distributed.world_size()) | {"data": accounting.to_dict()}
         write_atomically(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")

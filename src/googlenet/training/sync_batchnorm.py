@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .distributed import all_reduce_sum
 
@@ -17,7 +18,10 @@ def convert_sync_batchnorm(model: nn.Module) -> bool:
     """
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     for path, norm in norms:
-        synchronized = SynchronizedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+        # On the same device: copies of the model, such as a moving average, may be made before the model is moved.
+        synchronized = SynchronizedBatchNorm(
+            norm.num_features, norm.eps, norm.momentum, device=norm.weight.device, dtype=norm.weight.dtype
+        )
         synchronized.weight, synchronized.bias = norm.weight, norm.bias
         synchronized.load_state_dict(norm.state_dict())
         model.set_submodule(path, synchronized.train(norm.training))
@@ -57,6 +61,7 @@ class _Normalize(torch.autograd.Function):
         return x_hat * _per_channel(weight) + _per_channel(bias), mean, variance, count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         x_hat, weight, invstd, count = ctx.saved_tensors
         grad_bias, grad_weight = grad.sum((0, 2, 3)), (grad * x_hat).sum((0, 2, 3))

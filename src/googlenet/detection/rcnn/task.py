@@ -19,6 +19,7 @@ from ...data.loader import BatchSpec, sample_indices
 from ...data.preprocess import Preprocess
 from ...models.factory import create_model
 from ...models.network import Network
+from ...training import distributed
 from ...training.finetune import freeze_layers, init_from_checkpoint, run_preprocess
 from ...training.tasks.base import LossOutput, TaskSetup
 from .. import task
@@ -266,7 +267,8 @@ def build_task(
         hint = ", or model.pool_mode same" if recipe.model.pool_mode == "ceil" else ""
         raise ValueError(f"size: regions too small: {recipe.model.name} needs at least {model.min_size} pixels{hint}")
     preprocess = run_preprocess(recipe, data, init, saved)
-    flip, proposals = recipe.augment.flip == "random", propose_regions(recipe.regions, data)
+    flip = recipe.augment.flip == "random"
+    proposals = distributed.main_process_first(lambda: propose_regions(recipe.regions, data))
     rcnn_task = RCNNTask(recipe.loss, data.classes, sizes=(), flip=flip, regions=recipe.regions, proposals=proposals)
     return TaskSetup(rcnn_task, model, preprocess, len(data.train), task.digest(data))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from ... import kernels
 
@@ -14,7 +15,7 @@ class LayerwiseNormalizedSGD(torch.optim.SGD):
     LARS-like (You et al., "Large Batch Training of Convolutional Networks", 2017), but not LARS: there is no trust
     coefficient, norms below 1 count as 1, biases and normalization are scaled to norm 1, and weight decay is not part
     of the ratio. The native kernels update each tensor in one pass; without them gradients are scaled in place and
-    PyTorch's step follows.
+    PyTorch's SGD follows.
     """
 
     @torch.no_grad()
@@ -22,16 +23,22 @@ class LayerwiseNormalizedSGD(torch.optim.SGD):
         """Take one step; see `torch.optim.Optimizer.step`."""
         if closure is not None:
             raise ValueError("closures are not supported: this optimizer evaluates the loss once per step")
-        updated = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not all(kernels.is_supported_param(weight) for weight, _ in updated):
-            scale_to_weight_norm(weight for weight, _ in updated)
-            super().step()
-            return
-        for weight, group in updated:
-            state = self.state[weight]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(weight)
-            kernels.layerwise_sgd(weight, weight.grad, state["momentum_buffer"], group)
+        groups = [(g, [p for p in g["params"] if p.grad is not None]) for g in self.param_groups]
+        updated = [weight for _, weights in groups for weight in weights]
+        native = all(kernels.is_supported_param(weight) for weight in updated)
+        if not native:
+            scale_to_weight_norm(updated)
+        for group, weights in groups:
+            for weight in weights:
+                if self.state[weight].get("momentum_buffer") is None:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+            if native:
+                for weight, buffer in zip(weights, buffers, strict=True):
+                    kernels.layerwise_sgd(weight, weight.grad, buffer, group)
+            else:  # as a function: the step of the superclass would call the optimizer's hooks a second time
+                options = {key: group[key] for key in ("weight_decay", "momentum", "lr", "nesterov")}
+                sgd(weights, [p.grad for p in weights], buffers, **options, dampening=0.0, maximize=False)
 
 
 @torch.no_grad()

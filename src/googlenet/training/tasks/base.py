@@ -43,7 +43,10 @@ class Task(Protocol):
         """Compute the training loss of a batch."""
 
     def predict(self, model: Any, split: Any, preprocess: Preprocess) -> Any:
-        """Run the network on every image of `split`."""
+        """Run the network on every image of `split`.
+
+        Every process of the run calls it: each evaluates its share and returns the predictions of all, in order.
+        """
 
     def compute_metrics(self, predictions: Any) -> dict[str, float]:
         """Compute the metrics of such predictions; rates are fractions 0..1."""

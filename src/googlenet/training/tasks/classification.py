@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from ...checkpoint.format import Checkpoint, build_network
 from ...config.schema import LossConfig, Recipe
 from ...data.augment import Augment, build_auto_augment
+from ...data.batch_slice import split_batches
 from ...data.dataset import Dataset, Split
-from ...data.loader import Batch, BatchSpec, evaluation_batches, training_batch
+from ...data.loader import Batch, BatchSpec, eval_batch_size, evaluation_batches, training_batch
 from ...data.preprocess import Preprocess
 from ...data.sources import load_dataset
 from ...evaluation.metrics import Predictions, classification_metrics, run_inference
 from ...evaluation.report import ReportInfo
 from ...evaluation.report.classification import render_report
 from ...models.network import Network
+from .. import distributed
 from ..finetune import init_from_checkpoint, run_preprocess
 from ..precise_bn import clean_batches
 from .base import LossOutput, TaskSetup, data_digest, load_options
@@ -63,10 +65,17 @@ class ClassificationTask:
         return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="none").mean()
 
     def predict(self, model: Network, split: Split, preprocess: Preprocess) -> Predictions:
-        """Run the network on every image of `split`."""
-        device = next(model.parameters()).device
-        with torch.inference_mode():
-            return run_inference(model, evaluation_batches(split, preprocess), device)
+        """Run the network on every image of `split`; see `Task.predict`."""
+        device, count = next(model.parameters()).device, len(split.labels)
+        batch_size = eval_batch_size(preprocess.size, split.images.device)
+        start, stop = split_batches(count, batch_size, distributed.rank(), distributed.world_size())
+
+        def predict_slice() -> list[Predictions]:
+            batches = evaluation_batches(split.slice(start, stop), preprocess)
+            return [run_inference(model, batches, device)] if start < stop else []
+
+        slices = [predictions for slices in distributed.run_on_all(predict_slice) for predictions in slices]
+        return Predictions(*map(torch.cat, zip(*slices, strict=True)))
 
     def compute_metrics(self, predictions: Predictions) -> dict[str, float]:
         """Compute top-1, top-5 and the loss."""
