@@ -120,7 +120,7 @@ def write(spec, folder):
     torch.save(spec.module().eval(), folder / "model.pickle")
     return ["model.pickle"]
 
-def open(paths, threads):
+def open(paths, threads, precision):
     model = torch.load(paths[0], weights_only=False)
     return lambda images: (model(images).detach(),)
 """

@@ -80,18 +80,9 @@ def test_predict_and_evaluate_in_engines(
     metrics = run_json("evaluate", exported_to_all, *data, "--threads", 1)  # auto
     assert abs(metrics["top1"] - exact["top1"]) < 0.05
     (cached,) = (cache / "googlenet" / "engines").iterdir()
-    choice = json.loads(cached.read_text())
-    assert set(choice["seconds"]) == {"torch", "onnxruntime:int8", "openvino:int8", "ncnn"}
-    cached.write_text(json.dumps({"engine": "ncnn"}))
-    assert load_predictor(str(exported_to_all), "auto", 1).predictor.name == "ncnn"
-    for damaged in ("[]", "{}", '{"engine": "removed"}', "not JSON"):
-        cached.write_text(damaged)
-        assert load_predictor(str(exported_to_all), "auto", 1).predictor.name in (
-            "torch",
-            "onnxruntime",
-            "openvino",
-            "ncnn",
-        )
+    assert {"onnxruntime:int8", "openvino:int8", "openvino:float32", "ncnn:float32"} <= set(
+        json.loads(cached.read_text())
+    )
 
 
 def test_a_server_predicts_like_the_command(exported_folder: Path, test_images: Split, tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ def run(argv: list[str]) -> None:
     if args.host in LOOPBACK:
         # Without this check, a web page could reach the server under a name that it lets point to this machine.
         hosts += LOOPBACK
-    engine = args.engine or "auto"
-    config = ServeConfig(models, engine, args.threads, limits, api_key, args.reload_interval, hosts, args.drain_seconds)
+    config = ServeConfig(
+        models, args.engine, args.threads, limits, api_key, args.reload_interval, hosts, args.drain_seconds
+    )
     try:
         from ..serving.server import Server, listen, url_of
     except ModuleNotFoundError as error:
@@ -99,7 +100,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", nargs="+", metavar="[NAME=]RUN", help=run_help)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 selects a free port (default: 8000)")
-    add_engine_arguments(parser)
+    add_engine_arguments(parser, default="auto")
     for field in fields(Limits):
         if field.metadata:
             flag, kind = f"--{field.name.replace('_', '-')}", positive_int if field.type is int else _non_negative

@@ -15,11 +15,13 @@ from .progress import ProgressCallback, no_progress
 class Predictor(Protocol):
     """Classify batches of pixels. Normalization is part of `predict`, so it cannot be applied twice.
 
-    `name` is the engine (torch, onnxruntime, ...), `classes` are the names of the outputs, `preprocess` makes the input
-    pixels of an image, `min_size` is the smallest height and width; `preprocess.size` if the size is fixed.
+    `name` is the engine (torch, onnxruntime, ...), `precision` that of its computation (float32, bfloat16, float16,
+    int8), `classes` are the names of the outputs, `preprocess` makes the input pixels of an image, `min_size` is the
+    smallest height and width; `preprocess.size` if the size is fixed.
     """
 
     name: str
+    precision: str
     classes: tuple[str, ...]
     preprocess: Preprocess
     min_size: int
@@ -37,7 +39,7 @@ class NetworkPredictor:
     Float images are normalized without rounding, so the result is that of ``model(preprocess.normalize(images))``.
     """
 
-    name = "torch"
+    name, precision = "torch", "float32"
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, classes: tuple[str, ...]):
         self.model, self.preprocess, self.classes = model.eval(), preprocess, classes

@@ -22,6 +22,7 @@ from ..files import package_version
 from ..models.folding import fold
 from . import detector, parity
 from .backends import BACKENDS, Backend, format_of, formats_with
+from .calibration import select_calibration, write_calibration
 from .detector import ExportableDetector
 from .engine import FLOAT32, INT8, open_exported
 from .manifest import MANIFEST_NAME, Manifest, is_exported
@@ -114,6 +115,9 @@ def export(
             manifest = replace(manifest, accuracy={"float32": {**metrics, "on": data.test_name}})
         if options.int8:
             manifest = _quantize(checkpoint, data, manifest, work, options)
+        if data.train:
+            calibration = select_calibration(data.train, checkpoint.preprocess)
+            manifest = replace(manifest, calibration=write_calibration(work, calibration))
         manifest.write(work)
         if out.exists():
             out.rename(Path(temporary) / "old")

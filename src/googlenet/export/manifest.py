@@ -13,7 +13,7 @@ MANIFEST_NAME = "model.json"
 VERSION = 1
 COLOR_FORMATS = {1: "L", 3: "RGB"}
 # Fields of `Manifest` that the file contains unchanged.
-RESULTS = ("accuracy", "max_error", "int8", "versions")
+RESULTS = ("accuracy", "max_error", "int8", "calibration", "versions")
 
 OutputKind = Literal["logits", "probabilities", "boxes"]
 
@@ -26,6 +26,7 @@ class Manifest:
     are free if `dynamic_size`. `files` are those of each engine, the one to open first; int8 files under
     ``engine:int8``. `sha256` is empty until the files are written. `accuracy` has metrics under ``float32`` and of each
     int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
+    `calibration` is the file of the calibration images, its sha256 and their number; empty if there are none.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Manifest:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     max_error: Mapping[str, float] = field(default_factory=dict)
     int8: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

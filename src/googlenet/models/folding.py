@@ -97,10 +97,12 @@ class FoldedNetwork(nn.Module):
 
         Raises ValueError for another number of channels, and for an image smaller than `min_size`.
         """
-        x = pixels.to(self.classifier.weight.dtype)
+        dtype = self.classifier.weight.dtype
+        # bfloat16 holds pixels exactly, but not their difference from the mean: it is rounded once, after that.
+        x = pixels.to(dtype if self.offset is None else torch.promote_types(dtype, torch.float32))
         check_input(x, self.in_channels, self.min_size)
         if self.offset is not None:
-            x = x - self.offset
+            x = (x - self.offset).to(dtype)
         logits: Tensor = self.classifier(spatial_pyramid_pool(self.trunk(x), self.spp_levels))
         return logits
 

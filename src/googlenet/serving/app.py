@@ -158,7 +158,8 @@ def describe(model: ModelVersion, service: InferenceService) -> dict[str, Any]:
     """Describe a model for ``/v1/models``."""
     preprocess, max_size = model.predictor.preprocess, service.max_size(model)
     return {
-        "name": model.name, "version": model.version, "engine": model.predictor.name, "loaded_at": model.loaded_at,
+        "name": model.name, "version": model.version, "engine": model.predictor.name,
+        "precision": model.predictor.precision, "loaded_at": model.loaded_at,
         "classes": list(model.predictor.classes), "size": model.size, "min_size": model.predictor.min_size,
         "max_size": max_size, "suggested_sizes": model.suggest_sizes(max_size), "channels": preprocess.channels,
         "crop_mode": preprocess.crop_mode, "supports_explain": model.explain is not None,

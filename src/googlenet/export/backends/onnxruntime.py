@@ -121,7 +121,7 @@ def write_detector(detector: "ExportableDetector", folder: Path) -> list[str]:
     return ["model.onnx"]
 
 
-def open(paths: Sequence[Path], threads: int | None) -> Session:
+def open(paths: Sequence[Path], threads: int | None, _: str) -> Session:
     """Open a file in ONNX Runtime on the CPU."""
     onnxruntime = import_optional("onnxruntime")
     options = onnxruntime.SessionOptions()

@@ -33,7 +33,7 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
     return ["model.pt2"]
 
 
-def open(paths: Sequence[Path], threads: int | None) -> Session:
+def open(paths: Sequence[Path], threads: int | None, _: str) -> Session:
     """Load an archive; `threads` sets those of the process."""
     if threads:
         torch.set_num_threads(threads)
