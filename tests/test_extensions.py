@@ -113,7 +113,7 @@ network = torch.load(FILES[0], weights_only=False)
 
 
 def run(images: np.ndarray) -> list[np.ndarray]:
-    return [network(torch.from_numpy(images)).detach().numpy()]
+    return [network(torch.from_numpy(images))[0].detach().numpy()]
 \"\"\"
 
 def write(spec, folder):
@@ -122,7 +122,7 @@ def write(spec, folder):
 
 def open(paths, threads, precision):
     model = torch.load(paths[0], weights_only=False)
-    return lambda images: (model(images).detach(),)
+    return lambda images: (model(images)[0].detach(),)
 """
     install("googlenet.export.backends.toy", source, tmp_path, monkeypatch)
     install("toy", "", tmp_path / "..", monkeypatch)  # the engine's package

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import nearest
-from ..evaluation.predictor import round_to_uint8
+from ..evaluation.predictor import ClassifierHead, round_to_uint8
 from .backends import BACKENDS, Session, engine_names, format_of
-from .manifest import Manifest, read_manifest, verify_files
+from .manifest import Manifest, read_head, read_manifest, verify_files
 
 INT8, FLOAT32 = ":int8", ":float32"
 REDUCED = ("bfloat16", "float16")
@@ -22,11 +22,19 @@ class ExportedPredictor:
     def __init__(self, opened: "OpenedFile"):
         self.manifest, self.session = opened.manifest, opened.session
         self.name, self.precision = opened.engine, opened.precision
-        manifest = self.manifest
+        manifest, self.head = self.manifest, opened.head
         self.preprocess, self.classes, self.min_size = manifest.preprocess, manifest.classes, manifest.min_size
 
     def predict(self, images: Tensor) -> Tensor:
         """Return logits float32 (n, classes), or log-probabilities if the file contains softmax."""
+        return self._run(images)[0]
+
+    def predict_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `predict` and the last feature map; see `FeaturePredictor`."""
+        logits, features = self._run(images)
+        return logits, features
+
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         size, channels, min_size = self.preprocess.size, self.preprocess.channels, self.min_size
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"expected images (n, {channels}, height, width), got {tuple(images.shape)}")
@@ -35,8 +43,10 @@ class ExportedPredictor:
             raise ValueError(f"the input is {height}x{width} pixels; this network needs at least {min_size}x{min_size}")
         if not self.manifest.dynamic_size and (height, width) != (size, size):
             raise ValueError(f"the input is {height}x{width} pixels; this file takes {size}x{size}")
-        output = self.session(round_to_uint8(images.cpu()).contiguous())[0]
-        return output if self.manifest.output == "logits" else output.clamp_min(torch.finfo(torch.float32).tiny).log()
+        output, *features = self.session(round_to_uint8(images.cpu()).contiguous())
+        if self.manifest.output == "probabilities":
+            output = output.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return output, *features
 
 
 def open_exported(folder: Path | str, engine: str, threads: int | None = None) -> ExportedPredictor:
@@ -51,12 +61,13 @@ def open_exported(folder: Path | str, engine: str, threads: int | None = None) -
 
 
 class OpenedFile(NamedTuple):
-    """An opened file: its folder's manifest, its engine, and the precision of the computation."""
+    """An opened file: its folder's manifest, its engine, the precision of the computation, and its classifier."""
 
     manifest: Manifest
     engine: str
     precision: str
     session: Session
+    head: ClassifierHead | None
 
 
 def open_session(folder: Path, engine: str, threads: int | None, kind: str) -> OpenedFile:
@@ -81,7 +92,8 @@ def open_session(folder: Path, engine: str, threads: int | None, kind: str) -> O
         raise ValueError(f"{name} does not compute in {computed} on this processor; it has {', '.join(supported)}")
     paths = verify_files(folder, manifest, entry)
     session = BACKENDS[format_of(name)].module.open(paths, threads, computed)
-    return OpenedFile(manifest, name, "int8" if entry.endswith(INT8) else computed, session)
+    head = None if name == "ncnn" else read_head(folder, manifest)
+    return OpenedFile(manifest, name, "int8" if entry.endswith(INT8) else computed, session, head)
 
 
 def supported_precisions(engine: str) -> list[str]:

@@ -1,11 +1,13 @@
 """A trained network in PyTorch as it is deployed: batch normalization folded, channels last in memory."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..checkpoint.format import Checkpoint
 from ..devices import pick_precision
-from ..evaluation.predictor import round_to_uint8
+from ..evaluation.predictor import ClassifierHead, round_to_uint8
 from ..models.folding import FoldedNetwork, fold
 
 
@@ -30,16 +32,24 @@ class FoldedPredictor:
             torch.set_num_threads(threads)
         self.preprocess, self.classes = checkpoint.preprocess, checkpoint.classes
         self.min_size: int = checkpoint.model.min_size
-        folded: torch.nn.Module = fold(checkpoint.model.cpu(), checkpoint.preprocess)
+        folded = fold(checkpoint.model.cpu(), checkpoint.preprocess)
         self.precision = precision
         for network in folded.modules():
             if isinstance(network, FoldedNetwork):  # the mean pixel stays in float32
                 network.trunk.to(getattr(torch, precision))
                 network.classifier.to(getattr(torch, precision))
-        self.model = folded.to(memory_format=torch.channels_last)
+        self.model: Any = folded.to(memory_format=torch.channels_last)
+        single = isinstance(folded, FoldedNetwork)
+        self.head = ClassifierHead(self.model.classifier.weight.float(), folded.spp_levels) if single else None
 
     def predict(self, images: Tensor) -> Tensor:
         """Return logits float32 (n, classes); see `Predictor.predict`."""
         with torch.inference_mode():
             logits: Tensor = self.model(round_to_uint8(images.cpu()))
         return logits.float()
+
+    def predict_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and features; see `FeaturePredictor`."""
+        with torch.inference_mode():
+            features = self.model.forward_features(round_to_uint8(images.cpu()))
+            return self.model.forward_head(features).float(), features.float()

@@ -15,13 +15,12 @@ from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from ..checkpoint.ensemble import ENSEMBLE_FILE
-from ..checkpoint.format import WEIGHTS_FILE, Checkpoint
+from ..checkpoint.format import WEIGHTS_FILE
 from ..errors import nearest
-from ..evaluation.predictor import Predictor, round_to_uint8
-from ..explain.cam import class_maps
+from ..evaluation.predictor import FeaturePredictor, Predictor
+from ..explain.cam import maps_of_features
 from ..export.manifest import MANIFEST_NAME
 from ..inference.loading import LoadedModel
-from ..models.network import Network
 from .metrics import Metrics
 
 log = logging.getLogger("googlenet.serve")
@@ -114,7 +113,7 @@ class ModelRepository:
 
     def _load_version(self, name: str, version: int) -> ModelVersion:
         loaded = self._load(self.paths[name])
-        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.checkpoint), time.time())
+        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.predictor), time.time())
         # The first prediction is slow, and it checks the model before a client uses it.
         channels, classes = loaded.predictor.preprocess.channels, loaded.predictor.classes
         logits = loaded.predictor.predict(torch.zeros(1, channels, model.size, model.size, dtype=torch.uint8))
@@ -124,18 +123,16 @@ class ModelRepository:
         return model
 
 
-def make_explainer(checkpoint: Checkpoint | None) -> Explainer | None:
-    """Return a function that computes class activation maps; None unless the checkpoint is one network."""
-    if checkpoint is None or not isinstance(checkpoint.model, Network):
+def make_explainer(predictor: Predictor) -> Explainer | None:
+    """Return a function that computes class activation maps; None unless the predictor returns features."""
+    if not isinstance(predictor, FeaturePredictor) or predictor.head is None:
         return None
-    model, preprocess = checkpoint.model, checkpoint.preprocess
+    features_of, head = predictor.predict_with_features, predictor.head
 
     def explain(pixels: Tensor, label: int | None) -> tuple[int, Tensor, Tensor]:
-        batch = preprocess.normalize(round_to_uint8(pixels).float().to(next(model.parameters()).device))
-        with torch.inference_mode():
-            index = int(model(batch).argmax()) if label is None else label
-            maps = class_maps(model, batch, [index])
-        return index, maps.logits[0].cpu(), maps.maps[0, 0].cpu()
+        logits, features = features_of(pixels)
+        index = int(logits.argmax()) if label is None else label
+        return index, logits[0], maps_of_features(features, head, [index])[0, 0]
 
     return explain
 
