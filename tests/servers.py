@@ -57,14 +57,21 @@ def run_server(*arguments: Any, cwd: Path | None = None) -> Iterator[RunningServ
 
 
 @contextmanager
-def serve_in_thread(run: Path, api_key: str | None = None, engine: str | None = None, **limits: Any) -> Iterator[str]:
+def serve_in_thread(
+    run: Path, api_key: str | None = None, engine: str | None = None, reload_interval: float = 0, **limits: Any
+) -> Iterator[str]:
     """Run a server of the model "small" in a thread, with other limits; yields its URL."""
     from googlenet.serving.app import build_asgi_app
     from googlenet.serving.config import Limits, ServeConfig
     from googlenet.serving.server import Server, listen, url_of
 
     config = ServeConfig(
-        {"small": str(run)}, engine, threads=1, limits=Limits(**limits), api_key=api_key, reload_interval=0
+        {"small": str(run)},
+        engine,
+        threads=1,
+        limits=Limits(**limits),
+        api_key=api_key,
+        reload_interval=reload_interval,
     )
     listener, started = listen("127.0.0.1", 0), threading.Event()
     server = Server(build_asgi_app(config), started.set)
@@ -87,7 +94,7 @@ def small_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Pa
 @pytest.fixture(scope="session")
 def server(small_run: Path) -> Iterator[RunningServer]:
     """A server of that network under two names."""
-    with run_server(f"small={small_run}", f"again={small_run}") as running:
+    with run_server(f"small={small_run}", f"again={small_run}", "--engine", "torch") as running:
         yield running
 
 
@@ -117,12 +124,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / name for name in shapes]
 
 
-def predict_offline(run: Path, paths: list[Path], sizes: tuple[int, ...] = ()) -> list[dict[str, float]]:
+def predict_offline(
+    run: Path, paths: list[Path], sizes: tuple[int, ...] = (), engine: str | None = "torch"
+) -> list[dict[str, float]]:
     """Predict without a server: for each image, the classes and their probabilities, best first."""
     from googlenet.inference.loading import load_predictor
     from googlenet.inference.predict import PredictOptions, predict_images
 
-    predictor = load_predictor(str(run), task="classification").predictor
+    predictor = load_predictor(str(run), engine, task="classification").predictor
     options = PredictOptions(len(predictor.classes), sizes)
     predictions = predict_images(predictor, map(str, paths), options)
     return [{item.label: item.probability for item in prediction.top} for prediction in predictions]

@@ -113,16 +113,16 @@ network = torch.load(FILES[0], weights_only=False)
 
 
 def run(images: np.ndarray) -> list[np.ndarray]:
-    return [network(torch.from_numpy(images)).detach().numpy()]
+    return [network(torch.from_numpy(images))[0].detach().numpy()]
 \"\"\"
 
 def write(spec, folder):
     torch.save(spec.module().eval(), folder / "model.pickle")
     return ["model.pickle"]
 
-def open(paths, threads):
+def open(paths, threads, precision):
     model = torch.load(paths[0], weights_only=False)
-    return lambda images: (model(images).detach(),)
+    return lambda images: (model(images)[0].detach(),)
 """
     install("googlenet.export.backends.toy", source, tmp_path, monkeypatch)
     install("toy", "", tmp_path / "..", monkeypatch)  # the engine's package

@@ -1,5 +1,9 @@
 """Select the device and the floating-point precision."""
 
+import os
+import platform
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,6 +32,20 @@ def pick_precision(name: Precision, device: torch.device) -> Precision:
     if name == "float16" and device.type != "cuda":
         raise ValueError(f"precision float16 needs a CUDA device, not {device.type}; use bfloat16 or float32")
     return name
+
+
+@cache
+def cpu_description() -> str:
+    """Return the processor's architecture, model, number of cores and features, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    keys = ("model name", "flags", "Features", "CPU part")
+    details = dict.fromkeys(line for line in lines if line.partition(":")[0].strip() in keys)
+    parts = [platform.machine(), platform.processor(), str(os.cpu_count()), *details]
+    limits = (os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS"))
+    return "\n".join([*parts, *limits])
 
 
 def _has_bfloat16(device: torch.device) -> bool:

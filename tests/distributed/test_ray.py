@@ -76,7 +76,7 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 
 def check_rows(rows: list[dict[str, Any]], run: Path) -> None:
     """Compare rows with predictions without Ray."""
-    expected = predict_offline(run, [Path(row["path"]) for row in rows])
+    expected = predict_offline(run, [Path(row["path"]) for row in rows], engine=None)
     for row, target in zip(rows, expected, strict=True):
         assert row["label"] == max(target, key=target.__getitem__)
         assert row["probability"] == pytest.approx(target[row["label"]], abs=1e-5)
@@ -102,12 +102,27 @@ def test_shards_without_a_cluster(small_run: Path, tmp_path: Path) -> None:
     assert [row["path"] for row in rows] == paths, "each once, in order"
     assert [row["path"] for row in rows if row["error"]] == [str(folder / "017.png")]
     check_rows([row for row in rows if not row["error"]], small_run)
-    with pytest.raises(ValueError, match="other run"):
+    with pytest.raises(ValueError, match="other run, run_sha256;"):
         predict_sharded(paths, make_job("other"), out, 1, shard_size=4)
     with pytest.raises(ValueError, match="other shard_size"):
         predict_sharded(paths, job, out, 1, shard_size=5)
     with pytest.raises(ValueError, match="other images, paths_sha256"):
         predict_sharded(paths[1:], job, out, 1, shard_size=4)
+
+
+def test_job_of_a_changed_network(tmp_path: Path) -> None:
+    """Files of two networks are never mixed: of a run trained again, a member of an ensemble, another export."""
+    for name in ("run/model.safetensors", "ensemble/member-1/model.safetensors", "export/model.json"):
+        file, out = tmp_path / name, tmp_path / f"out-{name.partition('/')[0]}"
+        file.parent.mkdir(parents=True)
+        out.mkdir()
+        file.write_bytes(b"first")
+        job = make_job(tmp_path / name.partition("/")[0])
+        _check_job(out, ["a.png"], job, 4)
+        _check_job(out, ["a.png"], job, 4)
+        file.write_bytes(b"other")
+        with pytest.raises(ValueError, match="other run_sha256;"):
+            _check_job(out, ["a.png"], job, 4)
 
 
 @pytest.mark.slow
@@ -152,7 +167,7 @@ def test_server_in_replicas(small_run: Path) -> None:
     try:
         with httpx.Client(base_url=url, timeout=60, headers={"x-api-key": "s3cret"}) as client:
             (small_run.parent / "image.png").write_bytes(png())
-            (target,) = predict_offline(small_run, [small_run.parent / "image.png"])
+            (target,) = predict_offline(small_run, [small_run.parent / "image.png"], engine=None)
             for _ in range(12):
                 response = client.post("/v1/predict?top=5", files={"image": png()}).json()
                 assert probabilities(response["images"][0]["top"]) == pytest.approx(target, abs=1e-5)

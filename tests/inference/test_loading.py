@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 
 from conftest import googlenet
+from googlenet.checkpoint.load import load
 from googlenet.data.dataset import LoadOptions, Split
 from googlenet.data.sources import load_dataset
+from googlenet.evaluation.predictor import FeaturePredictor
+from googlenet.explain.cam import maps_of_features
 from googlenet.inference.loading import load_predictor
 from servers import serve_in_thread
 
@@ -80,18 +83,30 @@ def test_predict_and_evaluate_in_engines(
     metrics = run_json("evaluate", exported_to_all, *data, "--threads", 1)  # auto
     assert abs(metrics["top1"] - exact["top1"]) < 0.05
     (cached,) = (cache / "googlenet" / "engines").iterdir()
-    choice = json.loads(cached.read_text())
-    assert set(choice["seconds"]) == {"torch", "onnxruntime:int8", "openvino:int8", "ncnn"}
-    cached.write_text(json.dumps({"engine": "ncnn"}))
-    assert load_predictor(str(exported_to_all), "auto", 1).predictor.name == "ncnn"
-    for damaged in ("[]", "{}", '{"engine": "removed"}', "not JSON"):
-        cached.write_text(damaged)
-        assert load_predictor(str(exported_to_all), "auto", 1).predictor.name in (
-            "torch",
-            "onnxruntime",
-            "openvino",
-            "ncnn",
-        )
+    assert {"onnxruntime:int8", "openvino:int8", "openvino:float32", "ncnn:float32"} <= set(
+        json.loads(cached.read_text())
+    )
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime:float32", "openvino:float32", None])
+def test_features_of_every_engine(
+    engine: str | None, smoke_run: Path, exported_folder: Path, test_images: Split
+) -> None:
+    """The last feature map comes with the logits, which are its mean through the classifier."""
+    checkpoint = load(smoke_run)
+    path = exported_folder if engine and ":" in engine else smoke_run
+    predictor = load_predictor(str(path), engine, 1 if engine else None, task="classification").predictor
+    images = test_images.images[:3]
+    images = torch.nn.functional.interpolate(images.float(), (16, 16)).round().to(torch.uint8)
+    assert isinstance(predictor, FeaturePredictor) and predictor.head is not None
+    logits, features = predictor.predict_with_features(images)
+    torch.testing.assert_close(logits, predictor.predict(images), rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        expected = checkpoint.model.forward_features(checkpoint.preprocess.normalize(images.float()))
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
+    maps = maps_of_features(features, predictor.head, [2, 7])
+    bias = checkpoint.model.classifier.bias[[2, 7]]
+    torch.testing.assert_close(maps.mean((2, 3)) + bias, logits[:, [2, 7]], rtol=1e-4, atol=1e-4)
 
 
 def test_a_server_predicts_like_the_command(exported_folder: Path, test_images: Split, tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 import asyncio
 import base64
-from collections.abc import Iterator
+import io
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from googlenet.benchmark.memory import rss_bytes
 from googlenet.serving import server as server_module
+from googlenet.serving.batching import MicroBatcher
 from googlenet.serving.service import InferenceService
 from servers import RunningServer, fuzz_server, png, serve_in_thread
 
@@ -138,11 +143,112 @@ def test_api_key(strict: httpx.Client) -> None:
         response = anonymous.post("/v1/predict", content=png(), headers={"content-type": "image/png", **headers})
         assert "API key required" in error_message(response, 401)
         assert response.headers["www-authenticate"] == "Bearer"
-    for path in ("/v1/models", "/metrics", "/v2", "/nothing", "/v1/models/small/reload"):
+    for path in ("/v1/models", "/metrics", "/nothing", "/v1/models/small/reload"):
         error_message(anonymous.get(path), 401)
-    for path in ("/", "/healthz", "/v2/health/ready", "/docs"):
-        assert anonymous.get(path).status_code == 200
+    assert "API key required" in anonymous.get("/v2").json()["error"]
+    for path in ("/", "/healthz", "/v2/health/ready", "/docs", "/openapi.json"):
+        response = anonymous.get(path)
+        assert response.status_code == 200 and "small" not in response.text, "public pages do not list the models"
     assert post(anonymous, png(), **{"x-api-key": "s3cret"}).status_code == 200
+
+
+def resident_growth(server: RunningServer, send: Callable[[], httpx.Response]) -> tuple[httpx.Response, float]:
+    """Return the response and by how many MB the server's peak memory exceeds that before the request."""
+    status = Path(f"/proc/{server.process.pid}/status")
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # resets the peak
+
+    def peak() -> float:
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / 1e3  # type: ignore[index]
+
+    before = peak()
+    return send(), peak() - before
+
+
+HOSTILE_DATA = {
+    "one long text among many short ones": b'"' + b"x" * 4000 + b'"' + b',"a"' * 500_000,
+    "very long text": b'"' + b"x" * 1_900_000 + b'"' + b',"a"' * 500_000,
+    "empty lists": b"[]" + b",[]" * 1_200_000,
+    "nested lists": b"[[7],[7,7]],[[7]]" * 50_000,
+    "huge numbers": b"9" * 4000 + b",1e300" * 500_000,
+    "deep nesting": b"[" * 100_000 + b"]" * 100_000,
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak memory is read from Linux's /proc")
+@pytest.mark.parametrize("data", HOSTILE_DATA)
+def test_memory_of_hostile_tensors(data: str, server: RunningServer, client: httpx.Client) -> None:
+    """Values of unexpected types and sizes: a quick answer, and memory in proportion to the text."""
+    head = b'{"inputs": [{"name": "pixels", "shape": [1, 3, 40, 40], "datatype": "UINT8", "data": ['
+    content = head + HOSTILE_DATA[data] + b"]}]}"
+    response, growth = resident_growth(server, lambda: client.post("/v2/models/small/infer", content=content))
+    assert response.status_code in (413, 422), response.text
+    # `json_memory` reserves at most 14 bytes per byte, and 120 per list, of which 200,000 are allowed; the body is
+    # copied twice.
+    assert growth < 16 * len(content) / 1e6 + 24 + 10, f"{growth:.0f} MB for {len(content) / 1e6:.1f} MB"
+
+
+def test_many_short_images(server: RunningServer, client: httpx.Client) -> None:
+    """A million images are rejected before they are parsed, a few too many with their number."""
+    for count, message in ((1_200_000, "too many values"), (33, "33 images; the limit is 32"), (200, "200 images")):
+        response = client.post("/v1/predict", json={"images": ["AAAA"] * count})
+        assert message in error_message(response, 413)
+    label = "a, b, " * 40
+    response = client.post("/v1/predict", json={"images": ["AAAA"], "label": label})
+    assert "image 1: not an image" in error_message(response, 422), "commas in options are no images"
+
+
+def test_other_hosts_and_origins(server: RunningServer, client: httpx.Client) -> None:
+    """Web pages of other sites cannot use a server on this machine: by name (DNS rebinding) or by a blind request."""
+    port = client.base_url.port
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[::2]:80", ""):
+        assert client.get("/v1/models", headers={"host": host}).status_code == 403
+    for host in ("127.0.0.1", f"localhost:{port}", "LOCALHOST", f"[::1]:{port}", "localhost."):
+        assert client.get("/v1/models", headers={"host": host}).status_code == 200
+    for origin in ("https://evil.example", "null", "http://127.0.0.2", "file://"):
+        response = client.post("/v1/models/small/reload", headers={"origin": origin})
+        assert "are not accepted" in error_message(response, 403)
+        assert client.get("/healthz", headers={"origin": origin}).status_code == 200
+    assert client.post("/v1/predict", files={"image": png()}, headers={"origin": server.url}).status_code == 200
+
+
+def test_rejected_upload_is_not_received(strict: httpx.Client) -> None:
+    """A client that waits for permission to send its body is rejected without it."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: image/png\r\n"
+    for lines, status in ((b"Content-Length: 50000\r\n\r\n", b"401"), (b"Content-Length: 60001\r\n", b"413")):
+        key = b"" if status == b"401" else b"X-API-Key: s3cret\r\n\r\n"
+        received = fuzz_server().raw_exchange(str(strict.base_url), [head + lines + key], 0.1)
+        assert received.startswith(b"HTTP/1.1 " + status), "no 100 Continue before"
+
+
+def gray_png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height), 99).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_decoding_waits_for_memory(small_run: Path) -> None:
+    """Images that need more than the budget together are decoded one by one; one that does alone is rejected."""
+    image, larger = gray_png(1000, 1000), gray_png(1400, 1400)  # 4 bytes per pixel are reserved: 4 and 7.8 MB
+    with serve_in_thread(small_run, max_memory=14_000_000) as url, httpx.Client(base_url=url, timeout=30) as client:
+        with ThreadPoolExecutor(6) as pool:
+            responses = list(pool.map(lambda _: post(client, image), range(6)))
+        assert [response.status_code for response in responses] == [200] * 6
+        assert "needs 8 MB of memory" in error_message(post(client, larger), 413)
+
+
+def test_end_of_batching_is_reported(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error outside of a batch makes health checks and requests fail; it does not make clients wait."""
+
+    def fail(self: MicroBatcher) -> None:
+        raise ZeroDivisionError
+
+    with serve_in_thread(small_run) as url:
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(MicroBatcher, "_next_batch", fail)
+            assert httpx.post(f"{url}/v1/predict", files={"image": png()}).status_code == 500
+        assert httpx.get(f"{url}/healthz").status_code == 503
+        assert httpx.post(f"{url}/v1/predict", files={"image": png()}).status_code == 500
 
 
 def test_unexpected_exception(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

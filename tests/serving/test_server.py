@@ -18,7 +18,9 @@ from safetensors.torch import save
 
 from googlenet.cli.main import main
 from googlenet.files import write_atomically
-from servers import RunningServer, png, predict_offline, probabilities, run_server
+from googlenet.serving import repository
+from googlenet.serving.repository import file_signature
+from servers import RunningServer, png, predict_offline, probabilities, run_server, serve_in_thread
 
 CLIENTS = 12
 
@@ -87,7 +89,7 @@ def predict_png(run: Path, folder: Path) -> dict[str, float]:
 def test_reload_and_shutdown_under_load(small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
-    with run_server(f"a={run}", "--reload-interval", "0.1") as server:
+    with run_server(f"a={run}", "--reload-interval", "0.1", "--engine", "torch") as server:
         model_url = f"{server.url}/v1/models/a"
         httpx.post(f"{server.url}/v1/predict", files={"image": png()}).raise_for_status()
         expected = [predict_png(run, tmp_path)]
@@ -136,6 +138,7 @@ def test_shutdown_completes_queued_requests(small_run: Path, tmp_path: Path) -> 
 
     (tmp_path / "key").write_text("from-file\n")
     options = ["--max-batch-delay-ms", "1500", "--max-batch-size", "64", "--api-key-file", tmp_path / "key"]
+    options += ["--engine", "torch", "--drain-seconds", "0.3"]
     with run_server(small_run, *options) as server:
         assert server.url.startswith("http://127.0.0.1:")
         models = [
@@ -162,6 +165,8 @@ def test_shutdown_completes_queued_requests(small_run: Path, tmp_path: Path) -> 
         (["{run}", "--replicas", "4:1"], 2, "--replicas"),
         (["{run}", "{run}"], 2, "duplicate model name small"),
         (["a={run}", "--api-key-file", "{empty}"], 1, "write the API key to this file"),
+        (["a={run}", "--api-key-file", "{key}"], 1, "ASCII characters without spaces"),
+        (["{run}", "--drain-seconds", "-1"], 2, "--drain-seconds"),
         (["{run}", "--host", "203.0.113.7"], 1, "cannot listen on"),
     ],
 )
@@ -169,7 +174,9 @@ def test_wrong_usage(
     arguments: list[str], code: int, message: str, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").touch()
-    assert serve([text.format(run=small_run, empty=tmp_path / "empty") for text in arguments]) == code
+    (tmp_path / "key").write_text("schl\u00fcssel\n")
+    values = {"run": small_run, "empty": tmp_path / "empty", "key": tmp_path / "key"}
+    assert serve([text.format(**values) for text in arguments]) == code
     out, err = capsys.readouterr()
     assert message in err and len(err.splitlines()) == 1 and not out
 
@@ -187,3 +194,32 @@ def test_port_in_use(small_run: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert serve([str(small_run), "--port", str(listener.getsockname()[1])]) == 1
     message = capsys.readouterr().err
     assert "use another --host or --port" in message and len(message.splitlines()) == 1
+
+
+def test_changes_of_every_kind_of_model_are_noticed(tmp_path: Path) -> None:
+    """The signature that is watched covers runs, weights files, exported folders and the members of an ensemble."""
+    ensemble = ("ensemble/ensemble.json", "ensemble/member-2/model.safetensors")
+    files = ("run/model.safetensors", "export/model.json", *ensemble)
+    for name in (*files, "file.safetensors"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    for name in (*files, "file.safetensors"):
+        model = str(tmp_path / name.partition("/")[0])
+        before = file_signature(model)
+        write_atomically(tmp_path / name, b"2")
+        assert file_signature(model) != before, name
+    assert file_signature(str(tmp_path / "missing")) == ()
+
+
+def test_watching_survives_an_error(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that fails for a moment does not end the search for new versions."""
+    calls: list[str] = []
+
+    def fail(path: str) -> tuple[tuple[int, int, int], ...]:
+        calls.append(path)
+        raise OSError("the share is gone")
+
+    with serve_in_thread(small_run, reload_interval=0.01):
+        monkeypatch.setattr(repository, "file_signature", fail)
+        wait_until(lambda: len(calls) > 3)

@@ -62,12 +62,13 @@ def add_data_arguments(parser: argparse.ArgumentParser, max_images: int | None =
     parser.add_argument("--max-images", type=positive_int, default=max_images, metavar="N", help=limit_help)
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def add_engine_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Add the choice of inference engine: ``--engine`` and ``--threads``."""
+    default_help = default or "the network as it was trained, or auto for an exported folder"
     parser.add_argument(
-        "--engine", metavar="NAME",
-        help=f"{', '.join(engine_names())}, or auto (the fastest on this machine); default: the network as it was "
-        "trained, or auto for an exported folder",
+        "--engine", metavar="NAME", default=default,
+        help=f"{', '.join(engine_names())}, or auto: the fastest on this machine whose predictions are within a "
+        f"tolerance of float32's; :float32, :bfloat16, :float16 or :int8 selects a precision; default: {default_help}",
     )  # fmt: skip
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of the engine (default: all cores)")
 

@@ -49,7 +49,14 @@ def evaluate_sizes(args: argparse.Namespace, model: LoadedModel[Predictor]) -> N
     evaluate = partial(multi_size.evaluate_at_sizes, predictor, tta=tta, before_size=before_size)
     evaluated, *validation = predict_splits(evaluate, splits, sizes)
     metrics = full_report(evaluated.average, predictor.classes)
-    document = metrics | {"split": name, "tta_flip": tta.flip, "tta_shift": tta.shift, "precise_bn": args.precise_bn}
+    engine = f"{model.predictor.name}:{model.predictor.precision}"
+    document = metrics | {
+        "split": name,
+        "engine": engine,
+        "tta_flip": tta.flip,
+        "tta_shift": tta.shift,
+        "precise_bn": args.precise_bn,
+    }
     description = f"{name}, {metrics['images']:,} images"
     title = f"{args.run}: {description}"
     lines = [f"{description} at {', '.join(map(str, sizes))} px{tta}"]

@@ -54,10 +54,11 @@ def run(argv: list[str]) -> None:
     if args.ray:
         _predict_with_ray(args, options)
     else:
-        _print(args, predict_images(predictor, expand_paths(args.images), options))
+        engine = f"{predictor.name}:{predictor.precision}"
+        _print(args, engine, predict_images(predictor, expand_paths(args.images), options))
 
 
-def _print(args: argparse.Namespace, predictions: "Iterator[Prediction]") -> None:
+def _print(args: argparse.Namespace, engine: str, predictions: "Iterator[Prediction]") -> None:
     """Print the predictions as they are computed; FailedError at the end if images could not be read."""
     documents, errors = [], 0
     for prediction in predictions:
@@ -66,7 +67,8 @@ def _print(args: argparse.Namespace, predictions: "Iterator[Prediction]") -> Non
             warn("predict", prediction.error)
             continue
         top = [item._asdict() for item in prediction.top]
-        documents.append({"path": prediction.path, "top": top, "preprocessing": prediction.preprocessing})
+        document = {"path": prediction.path, "top": top, "preprocessing": prediction.preprocessing, "engine": engine}
+        documents.append(document)
         if not args.json:
             classes = "  ".join(f"{item.label} {item.probability:.3f}" for item in prediction.top)
             print(f"{prediction.path}: {classes}\n  ({prediction.preprocessing})")

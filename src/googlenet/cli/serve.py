@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,13 @@ def run(argv: list[str]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits) if field.metadata})
     models, api_key = parse_model_args(parser, args.run), _read_api_key(args.api_key_file)
-    config = ServeConfig(models, args.engine, args.threads, limits, api_key, args.reload_interval)
+    hosts = tuple(host.lower() for host in args.allowed_host or ())
+    if args.host in LOOPBACK:
+        # Without this check, a web page could reach the server under a name that it lets point to this machine.
+        hosts += LOOPBACK
+    config = ServeConfig(
+        models, args.engine, args.threads, limits, api_key, args.reload_interval, hosts, args.drain_seconds
+    )
     try:
         from ..serving.server import Server, listen, url_of
     except ModuleNotFoundError as error:
@@ -54,7 +60,7 @@ def run(argv: list[str]) -> None:
     if args.replicas:
         host, port = listener.getsockname()[:2]
         listener.close()
-        _serve_with_ray(config, args.replicas, (host, port), on_started)
+        _serve_with_ray(config, args.api_key_file, args.replicas, (host, port), on_started)
     else:
         server = Server(build_app(config), on_started)
         server.run(sockets=[listener])
@@ -98,7 +104,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", nargs="+", metavar="[NAME=]RUN", help=run_help)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 selects a free port (default: 8000)")
-    add_engine_arguments(parser)
+    add_engine_arguments(parser, default="auto")
     for field in fields(Limits):
         if field.metadata:
             flag, kind = f"--{field.name.replace('_', '-')}", positive_int if field.type is int else _non_negative
@@ -110,19 +116,37 @@ def _make_parser() -> argparse.ArgumentParser:
         "--reload-interval", type=_non_negative, default=1.0, metavar="S",
         help="seconds between checks for changed models; 0: no checks (default: 1)",
     )  # fmt: skip
+    hosts_help = "name under which clients reach the server; repeat for several (default: any, or this machine's names)"
+    parser.add_argument("--allowed-host", action="append", metavar="NAME", help=hosts_help)
+    parser.add_argument(
+        "--drain-seconds", type=_non_negative, default=0.5, metavar="S",
+        help="seconds in which requests are accepted after SIGTERM, while health checks fail (default: 0.5)",
+    )  # fmt: skip
     replicas_help = "number of replicas under Ray Serve; MIN:MAX scales"
     parser.add_argument("--replicas", type=_replicas, metavar="N|MIN:MAX", help=replicas_help)
     return parser
 
 
 def _serve_with_ray(
-    config: ServeConfig, replicas: tuple[int, int], address: tuple[str, int], on_started: Callable[[], None]
-) -> None:
+    config: ServeConfig, key_file: str | None, replicas: tuple[int, int], address: tuple[str, int],
+    on_started: Callable[[], None],
+) -> None:  # fmt: skip
     from ..distributed.ray_serve import Replicas, build_ray_application, start_ray_serve
 
     signals = {signal.SIGINT, signal.SIGTERM}
     bounds = Replicas(*replicas, num_cpus=config.threads or os.cpu_count() or 1)
-    application = build_ray_application(lambda: build_app(config), bounds, config.limits.max_queue)
+    has_key, key_path = config.api_key is not None, key_file and str(Path(key_file).absolute())
+    # Replicas run in another working directory. The key is not sent to them, because Ray would store it.
+    models = {name: str(Path(path).absolute()) if Path(path).exists() else path for name, path in config.models.items()}
+    shared = replace(config, models=models, api_key=None)
+
+    def build_replica() -> "AdmissionMiddleware":
+        key = _read_api_key(key_path)
+        if has_key and key is None:
+            raise ValueError(f"this machine has no API key: set {API_KEY_VARIABLE}, or copy the --api-key-file to it")
+        return build_app(replace(shared, api_key=key))
+
+    application = build_ray_application(build_replica, bounds, config.limits.max_queue)
     stop = start_ray_serve(application, *address)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     on_started()
@@ -133,12 +157,14 @@ def _serve_with_ray(
 
 
 def _read_api_key(path: str | None) -> str | None:
-    if path is None:
-        return os.environ.get(API_KEY_VARIABLE, "").strip() or None
-    key = read_text(Path(path)).strip()
-    if not key:
-        raise ValueError(f"{path}: empty; write the API key to this file")
-    return key
+    origin, key = path or API_KEY_VARIABLE, os.environ.get(API_KEY_VARIABLE, "").strip()
+    if path is not None:
+        key = read_text(Path(path)).strip()
+        if not key:
+            raise ValueError(f"{path}: empty; write the API key to this file")
+    if not key.isascii() or any(character.isspace() for character in key):
+        raise ValueError(f"{origin}: an API key consists of ASCII characters without spaces")
+    return key or None
 
 
 def _non_negative(text: str) -> float:

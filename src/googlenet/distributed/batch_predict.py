@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..evaluation.predictor import predictor_device
-from ..export.manifest import is_exported
+from ..export.manifest import MANIFEST_NAME, file_sha256, is_exported
 from ..files import write_atomically
 from ..inference.loading import load_predictor
 from ..inference.predict import Prediction, PredictOptions, predict_images
@@ -122,7 +122,8 @@ def _check_job(out: Path, paths: Sequence[str], job: Job, shard_size: int) -> No
     digest = hashlib.sha256("\0".join(paths).encode(errors="surrogateescape")).hexdigest()
     top_k, sizes, tta = job.options
     settings = {
-        "run": job.run, "engine": job.engine, "top_k": top_k, "sizes": list(sizes), "tta": str(tta),
+        "run": job.run, "run_sha256": content_digest(Path(job.run)), "engine": job.engine, "top_k": top_k,
+        "sizes": list(sizes), "tta": str(tta),
         "images": len(paths), "paths_sha256": digest, "shard_size": shard_size,
     }  # fmt: skip
     file = out / JOB_FILE
@@ -138,6 +139,14 @@ def _check_job(out: Path, paths: Sequence[str], job: Job, shard_size: int) -> No
     differences = [key for key in settings if saved.get(key) != settings[key]]
     if differences:
         raise ValueError(f"{out}: belongs to a job with other {', '.join(differences)}; use another folder")
+
+
+def content_digest(path: Path) -> str:
+    """Return a SHA-256 of the weights and descriptions in a run, ensemble, export or file; of the name if none."""
+    names = ("*.safetensors", "*/*.safetensors", MANIFEST_NAME)  # the manifest has the digests of an export's files
+    files = sorted({file for name in names for file in path.glob(name)}) if path.is_dir() else [path]
+    digests = [file_sha256(file) for file in files if file.is_file()]
+    return hashlib.sha256("".join(digests or [str(path)]).encode()).hexdigest()
 
 
 def _summarize(out: Path, shards: int, resumed: int) -> Summary:

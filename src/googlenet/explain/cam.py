@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.predictor import ClassifierHead
 from ..models.network import Network
 from . import plotting
 from .context import AnalysisResult, ExplainContext, OutputImage
@@ -39,19 +40,24 @@ def class_maps(model: Network, pixels: Tensor, classes: Sequence[int]) -> ClassM
         raise ValueError("class activation maps need a network that ends in pooling and a classifier")
     with torch.no_grad():
         features = model.forward_features(pixels)
-        height, width = features.shape[-2:]
-        rows = model.classifier.weight[list(classes)]
-        channels = rows.shape[1] // sum(level * level for level in model.spp_levels)
-        # The weight of each channel and position in each class's logit, (classes, channels, height, width).
-        weights, start = rows.new_zeros(len(rows), channels, height, width), 0
-        for level in model.spp_levels:
-            stop = start + channels * level * level
-            cells = rows[:, start:stop].reshape(-1, channels, level, level)
-            vertical, horizontal = (pooling_matrix(length, level).to(rows) for length in (height, width))
-            weights += torch.einsum("kcij,ih,jw->kchw", cells, vertical, horizontal)
-            start = stop
-        maps = torch.einsum("nchw,kchw->nkhw", features, weights * (height * width))
-        return ClassMaps(maps, model.forward_head(features))
+        head = ClassifierHead(model.classifier.weight, model.spp_levels)
+        return ClassMaps(maps_of_features(features, head, classes), model.forward_head(features))
+
+
+def maps_of_features(features: Tensor, head: ClassifierHead, classes: Sequence[int]) -> Tensor:
+    """Compute the maps of `ClassMaps` from the last feature map (n, channels, h, w) and the head that follows it."""
+    height, width = features.shape[-2:]
+    rows = head.weight[list(classes)]
+    channels = features.shape[1]
+    # The weight of each channel and position in each class's logit, (classes, channels, height, width).
+    weights, start = rows.new_zeros(len(rows), channels, height, width), 0
+    for level in head.spp_levels:
+        stop = start + channels * level * level
+        cells = rows[:, start:stop].reshape(-1, channels, level, level)
+        vertical, horizontal = (pooling_matrix(length, level).to(rows) for length in (height, width))
+        weights += torch.einsum("kcij,ih,jw->kchw", cells, vertical, horizontal)
+        start = stop
+    return torch.einsum("nchw,kchw->nkhw", features, weights * (height * width))
 
 
 def pooling_matrix(length: int, num_cells: int) -> Tensor:

@@ -17,9 +17,8 @@ from ..detection.detector import Detector
 from ..detection.heads.fcos import FCOSHead, postprocess
 from ..detection.letterbox import letterbox, padded_side
 from ..detection.predict import DetectorPredictor, merge_detections
-from .backends import Session
-from .engine import open_session
-from .manifest import Manifest, OutputKind
+from .engine import OpenedFile, open_session
+from .manifest import OutputKind
 
 # The largest differences from PyTorch that are allowed, in pixels and of the score.
 MAX_BOX_ERROR, MAX_SCORE_ERROR = 1e-3, 1e-4
@@ -88,9 +87,10 @@ def exportable_detector(checkpoint: Checkpoint, sizes: Sequence[int] = ()) -> Ex
 class ExportedDetector:
     """An exported detector in an engine."""
 
-    def __init__(self, name: str, manifest: Manifest, session: Session):
-        self.name, self.manifest, self.session = name, manifest, session
-        self.preprocess, self.classes = manifest.preprocess, manifest.classes
+    def __init__(self, opened: OpenedFile):
+        self.name, self.precision, self.manifest = opened.engine, opened.precision, opened.manifest
+        self.session = opened.session
+        self.preprocess, self.classes = opened.manifest.preprocess, opened.manifest.classes
 
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
         """Return the detections on each image uint8 (channels, h, w), in its pixels, best first."""
@@ -99,7 +99,7 @@ class ExportedDetector:
 
 def open_exported_detector(folder: Path | str, engine: str, threads: int | None = None) -> ExportedDetector:
     """Open an exported detector; see `engine.open_exported`. ``auto`` is its first engine."""
-    return ExportedDetector(*open_session(Path(folder), engine, threads, "detector"))
+    return ExportedDetector(open_session(Path(folder), engine, threads, "detector"))
 
 
 class DetectionParity(NamedTuple):

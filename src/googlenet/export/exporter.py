@@ -19,15 +19,16 @@ from ..errors import FailedError
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.predictor import Predictor, predict_split
 from ..files import package_version, replace_folder
-from ..models.folding import fold
+from ..models.folding import FoldedNetwork, fold
 from ..models.state_dict import check_finite
 from . import detector, parity
 from .backends import BACKENDS, Backend, format_of, formats_with
+from .calibration import select_calibration, write_calibration
 from .detector import ExportableDetector
 from .engine import FLOAT32, INT8, open_exported
-from .manifest import MANIFEST_NAME, Manifest, is_exported
+from .manifest import MANIFEST_NAME, Manifest, is_exported, write_head
 from .quantize import Quantizer, quantizable_layers, quantize, select_calibration_data
-from .spec import ExportSpec
+from .spec import FEATURES, ExportSpec
 
 PARITY_NAME = "parity.json"
 EXAMPLES = Path(__file__).with_name("examples")
@@ -116,6 +117,9 @@ def export(
             manifest = replace(manifest, accuracy={"float32": {**metrics, "on": data.test_name}})
         if options.int8:
             manifest = _quantize(checkpoint, data, manifest, work, options)
+        if data.train:
+            calibration = select_calibration(data.train, checkpoint.preprocess)
+            manifest = replace(manifest, calibration=write_calibration(work, calibration))
         manifest.write(work)
         replace_folder(work, out, Path(temporary) / "old")
     return ExportResult(out, sorted(path.name for path in out.iterdir()), manifest, report)
@@ -165,9 +169,11 @@ def _write_files(
         (work / f"{kind}_{backend.engine}.py").write_text(example)
     packages = sorted({"googlenet", *files} - {"torch"})
     versions = {name: version for name in packages if (version := package_version(name))}
+    network = spec.network if isinstance(spec, ExportSpec) and FEATURES in spec.output_names else None
+    head = write_head(work, network.classifier.weight) if isinstance(network, FoldedNetwork) else {}
     manifest = Manifest(
         model_name(checkpoint), checkpoint.preprocess, checkpoint.classes, spec.min_size, spec.dynamic_size,
-        spec.output, files, versions={"torch": torch.__version__, **versions},
+        spec.output, files, head=head, versions={"torch": torch.__version__, **versions},
     )  # fmt: skip
     manifest.write(work)
     return manifest

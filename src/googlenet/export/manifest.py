@@ -7,14 +7,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import load_file, save
+from torch import Tensor
+
 from ..checkpoint.format import MANIFEST_FILE
 from ..data.preprocess import Preprocess
+from ..evaluation.predictor import ClassifierHead
 
-MANIFEST_NAME = MANIFEST_FILE
+MANIFEST_NAME, HEAD_NAME = MANIFEST_FILE, "classifier.safetensors"
 VERSION = 1
 COLOR_FORMATS = {1: "L", 3: "RGB"}
 # Fields of `Manifest` that the file contains unchanged.
-RESULTS = ("accuracy", "max_error", "int8", "versions")
+RESULTS = ("accuracy", "max_error", "int8", "calibration", "head", "versions")
 
 OutputKind = Literal["logits", "probabilities", "boxes"]
 
@@ -27,6 +31,8 @@ class Manifest:
     are free if `dynamic_size`. `files` are those of each engine, the one to open first; int8 files under
     ``engine:int8``. `sha256` is empty until the files are written. `accuracy` has metrics under ``float32`` and of each
     int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
+    `calibration` is the file of the calibration images, its sha256 and their number; empty if there are none. `head` is
+    the file of the classifier's weights and its sha256, if the files also return the last feature map.
     """
 
     model: str
@@ -40,6 +46,8 @@ class Manifest:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     max_error: Mapping[str, float] = field(default_factory=dict)
     int8: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -102,6 +110,23 @@ def read_manifest(folder: Path) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: unreadable ({error}); export again") from None
+
+
+def write_head(folder: Path, weight: Tensor) -> dict[str, Any]:
+    """Write the weight (classes, channels) of the classifier, and describe the file for the manifest."""
+    content = save({"weight": weight.detach().float().contiguous()})
+    (folder / HEAD_NAME).write_bytes(content)
+    return {"file": HEAD_NAME, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_head(folder: Path, manifest: Manifest) -> ClassifierHead | None:
+    """Read the classifier of an exported folder; None if its files do not return features. ValueError if changed."""
+    if not manifest.head:
+        return None
+    path = folder / manifest.head["file"]
+    if not path.is_file() or file_sha256(path) != manifest.head["sha256"]:
+        raise ValueError(f"{path}: missing or changed; copy the complete folder, or export again")
+    return ClassifierHead(load_file(path)["weight"])
 
 
 def file_sha256(path: Path) -> str:

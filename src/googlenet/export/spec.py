@@ -11,7 +11,25 @@ from torch import Tensor, nn
 from ..models.folding import FoldedEnsemble, FoldedNetwork
 from .manifest import OutputKind
 
-INPUT_NAME = "pixels"
+INPUT_NAME, FEATURES = "pixels", "features"
+
+
+class _ExportedModule(nn.Module):
+    """The network that is traced, from pixels to a tuple: logits or probabilities, and the last feature map."""
+
+    def __init__(self, network: FoldedNetwork | FoldedEnsemble, softmax: bool, features: bool):
+        super().__init__()
+        self.network: Any = network
+        self.softmax, self.features = softmax, features
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if self.features:
+            features = self.network.forward_features(pixels)
+            logits = self.network.forward_head(features)
+        else:
+            features, logits = None, self.network(pixels)
+        output = logits.softmax(1) if self.softmax else logits
+        return (output,) if features is None else (output, features)
 
 
 class ExportSpec(NamedTuple):
@@ -36,10 +54,16 @@ class ExportSpec(NamedTuple):
         """The kind of the output, which is also its name in the file."""
         return "probabilities" if self.softmax else "logits"
 
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs: `output`, and the last feature map of a single network with global pooling."""
+        has_features = isinstance(self.network, FoldedNetwork) and self.network.spp_levels == (1,)
+        return [self.output, FEATURES] if has_features else [self.output]
+
     def module(self) -> nn.Module:
-        """Return a float32 copy on the CPU, with softmax appended if the spec says so."""
+        """Return a float32 copy on the CPU, from pixels to a tuple of the outputs."""
         network = copy.deepcopy(self.network).cpu().float()
-        return nn.Sequential(network, nn.Softmax(1)) if self.softmax else network
+        return _ExportedModule(network, self.softmax, features=FEATURES in self.output_names)
 
     def example_input(self) -> Tensor:
         """Return an input to trace with: height and width differ, and the last feature map has several pixels."""

@@ -1,63 +1,102 @@
-"""Run a network in an engine, named or the fastest: exported and measured once, then cached."""
+"""Run a network in an engine and precision, named or the fastest: exported and measured once, then cached.
+
+``auto`` is the fastest engine and precision on this machine whose predictions are within `Tolerance` of float32 on the
+network's calibration images. Without calibration images only float32 is compared.
+"""
 
 import hashlib
 import importlib.util
 import json
-import os
-import platform
+import math
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..checkpoint.format import Checkpoint
 from ..data.disk_cache import cached_json
 from ..data.preprocess import Preprocess
+from ..devices import cpu_description
 from ..evaluation.predictor import Predictor
 from ..export.backends import BACKENDS, format_of, formats_with
-from ..export.engine import INT8, ExportedPredictor, open_exported, parse_engine
+from ..export.calibration import Calibration, read_calibration
+from ..export.engine import INT8, REDUCED, open_exported, parse_engine, supported_precisions
 from ..export.exporter import ExportData, ExportOptions, export, model_name
-from ..export.manifest import is_exported, read_manifest
+from ..export.manifest import file_sha256, is_exported, read_manifest
 from ..files import cache_file, mark_used, package_version, prune_cache
 from ..models.ensemble import get_networks
-from .folded import FoldedPredictor
+from .folded import FoldedPredictor, folded_precisions
 
-# An engine's speed is the median of this many predictions, after as many for warm-up.
-TIMED_RUNS = 7
-# The exports of the networks that were used last stay in the cache.
-MAX_CACHE_BYTES = 4 * 2**30
+AUTO, FLOAT32 = "auto", "float32"
+MAX_CACHE_BYTES = 4 * 2**30  # of the exports of the networks that were used last
+# The speed of an engine is the geometric mean of the medians at these batch sizes, over this many predictions each,
+# after as many for warm-up.
+BATCH_SIZES, TIMED_RUNS = (1, 8), 5
 
 
-def cached_engine(checkpoint: Checkpoint, engine: str, threads: int | None = None) -> Predictor:
-    """Return the checkpoint's network in `engine`: the name of an engine, or ``auto``, the fastest on this machine.
+class Tolerance(NamedTuple):
+    """How far a precision's predictions on the calibration images may be from those of float32.
 
-    Files are exported when an engine first needs them, and cached by the network's digest. `threads` as for
-    `open_exported`. Raises ValueError for an engine that is unknown or not installed.
+    `top1` is the loss of accuracy, `probability` the mean absolute difference of the probability of float32's class.
     """
-    if engine == "auto":
+
+    top1: float = 0.002
+    probability: float = 0.005
+
+
+# From an engine's name with its precision, such as openvino:bfloat16, to the function that opens it.
+Candidates = Mapping[str, Callable[[], Predictor]]
+
+
+def is_auto(engine: str) -> bool:
+    """Return whether the fastest engine is requested: ``auto``, or ``auto:float32`` for the fastest in float32."""
+    return engine.partition(":")[0] == AUTO
+
+
+def cached_engine(
+    checkpoint: Checkpoint, engine: str, threads: int | None = None, calibration: Path | None = None
+) -> Predictor:
+    """Return the checkpoint's network in `engine`: ``auto``, or the name of an engine, ``openvino:bfloat16``.
+
+    Files are exported when an engine first needs them, and cached by the network's digest. `calibration` is the file
+    of the calibration images, `threads` as for `open_exported`. Raises ValueError for an engine or precision that is
+    unknown, not installed or not supported by this processor.
+    """
+    if is_auto(engine):
         can_export = importlib.util.find_spec("onnxscript")
         formats = [f for f in formats_with("fast") if can_export and importlib.util.find_spec(BACKENDS[f].engine)]
     else:
-        name, _ = parse_engine(engine)
-        formats = [] if engine == "torch" else [format_of(name)]
-    if not formats:
-        return FoldedPredictor(checkpoint, threads)
-    folder = cache_file("exported", f"{_model_digest(checkpoint)}-{'-'.join(formats)}")
-    if not is_exported(folder):
-        _export_to_cache(checkpoint, folder, formats, threads)
-    mark_used(folder)
-    return select_fastest(folder, threads) if engine == "auto" else open_exported(folder, engine, threads)
+        name, precision = parse_engine(engine)
+        if name == "torch":
+            return FoldedPredictor(checkpoint, threads, precision or FLOAT32)
+        formats = [format_of(name)]
+    candidates: dict[str, Callable[[], Predictor]] = {
+        f"torch:{precision}": lambda precision=precision: FoldedPredictor(checkpoint, threads, precision)  # type: ignore[misc]
+        for precision in folded_precisions()
+    }
+    digest = _model_digest(checkpoint)
+    if formats:
+        folder = cache_file("exported", f"{digest}-{'-'.join(formats)}")
+        if not is_exported(folder):
+            _export_to_cache(checkpoint, folder, formats, threads)
+        mark_used(folder)
+        if not is_auto(engine):
+            return open_exported(folder, engine, threads)
+        candidates |= exported_candidates(folder, threads)
+    return select_fastest(candidates, engine, calibration, [digest, threads])
 
 
 def _export_to_cache(checkpoint: Checkpoint, folder: Path, formats: Sequence[str], threads: int | None) -> None:
     """Export to the cache. If another process exports the same network, the first one to finish provides the files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    data, options = ExportData(_random_image(checkpoint.preprocess)), ExportOptions(threads=threads)
+    data, options = ExportData(_random_images(checkpoint.preprocess, 1)), ExportOptions(threads=threads)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         new = export(checkpoint, data, Path(temporary) / "new", formats, options).folder
         # Renaming fails for a folder that is not empty; one that is not an export is left from a damaged cache.
@@ -71,49 +110,123 @@ def _export_to_cache(checkpoint: Checkpoint, folder: Path, formats: Sequence[str
     prune_cache(folder.parent, MAX_CACHE_BYTES, folder)
 
 
-def select_fastest(folder: Path, threads: int | None) -> ExportedPredictor:
-    """Open an exported classifier in the engine that predicts one image of the default size the fastest.
+def fastest_exported(folder: Path, engine: str, threads: int | None) -> Predictor:
+    """Open an exported classifier in the fastest of its engines; see `select_fastest`.
 
-    The choice is cached for these files, this machine, these versions and this number of threads. Engines that are
-    not installed are skipped; ValueError if none is left.
+    PyTorch's file is not tried, because opening it can run code. ValueError if no other engine is installed.
     """
-    manifest = read_manifest(folder)
-    engines = sorted({entry.partition(":")[0] for entry in manifest.files})
-    versions = {name: package_version(name) for name in engines if importlib.util.find_spec(name)}
-    # Of an engine with an int8 file only that one.
-    entries = [entry for entry in manifest.files if entry + INT8 not in manifest.files]
-    entries = [entry for entry in entries if entry.partition(":")[0] in versions]
-    if not entries:
+    manifest, candidates = read_manifest(folder), exported_candidates(folder, threads)
+    if not candidates:
+        entries = ", ".join(manifest.files)
         raise ValueError(
-            f"{folder}: none of its engines is installed ({', '.join(manifest.files)}): pip install 'googlenet[export]'"
+            f"{folder}: auto has no engine to choose from: install one of {entries} with pip install "
+            "'googlenet[export]', or name one; --engine torch can run code that is in the file"
         )
+    calibration, key = manifest.calibration, [dict(manifest.sha256), threads]
+    path = folder / calibration["file"] if calibration else None
+    if path is not None and (not path.is_file() or file_sha256(path) != calibration["sha256"]):
+        raise ValueError(f"{path}: missing or changed; copy the complete folder, or export again")
+    return select_fastest(candidates, engine, path, key)
+
+
+def exported_candidates(folder: Path, threads: int | None) -> Candidates:
+    """Return the engines and precisions in which an exported classifier can be opened here without running its code."""
+    engines = list[str]()
+    for entry in read_manifest(folder).files:
+        name = entry.partition(":")[0]
+        if BACKENDS[format_of(name)].safe and importlib.util.find_spec(name):
+            engines += [entry] if entry.endswith(INT8) else [f"{name}:{item}" for item in supported_precisions(name)]
+    return {engine: lambda engine=engine: open_exported(folder, engine, threads) for engine in engines}  # type: ignore[misc]
+
+
+def select_fastest(candidates: Candidates, engine: str, calibration: Path | None, key: list[Any]) -> Predictor:
+    """Open the fastest of `candidates` that is within the tolerance; `engine` is ``auto`` or ``auto:PRECISION``.
+
+    The measurements are cached for `key`, the calibration images, this processor and the versions of the engines.
+    """
+    precision = engine.partition(":")[2]
+    if precision and precision not in (FLOAT32, *REDUCED, "int8"):
+        raise ValueError(f"unknown precision {precision!r} in {engine}; use auto, or auto:float32")
+    images = read_calibration(calibration) if calibration else None
+    packages = sorted({name.partition(":")[0] for name in candidates})
+    versions = {name: package_version(name) for name in packages}
+    digest = None if images is None else hashlib.sha256(images.images.numpy().tobytes()).hexdigest()
+    inputs = [key, sorted(candidates), digest, versions, cpu_description()]
 
     def measure() -> dict[str, Any]:
-        seconds = {entry: _median_seconds(open_exported(folder, entry, threads)) for entry in entries}
-        return {"engine": min(seconds, key=seconds.__getitem__), "seconds": seconds}
+        print(f"measuring {', '.join(candidates)} on this machine", file=sys.stderr)
+        return {name: row._asdict() for name, row in measure_candidates(candidates, images).items()}
 
-    if len(entries) == 1:
-        return open_exported(folder, entries[0], threads)
-    inputs = [dict(manifest.sha256), versions, platform.processor(), platform.machine(), os.cpu_count(), threads]
-    choice = cached_json("engines", json.dumps(inputs, sort_keys=True).encode(), measure)
-    # A damaged cache file is measured again.
-    engine = choice.get("engine") if isinstance(choice, dict) else None
-    return open_exported(folder, engine if engine in entries else measure()["engine"], threads)
+    rows = cached_json("engines", json.dumps(inputs, sort_keys=True).encode(), measure)
+    try:
+        results = {name: CandidateResult(**rows[name]) for name in candidates}
+    except (TypeError, KeyError):  # a damaged cache file
+        results = {name: CandidateResult(**row) for name, row in measure().items()}
+    allowed = {name: row for name, row in results.items() if row.is_within(Tolerance()) and name.endswith(precision)}
+    if not allowed:
+        raise ValueError(f"{engine}: no engine predicts in {precision} within the tolerance; compare with auto")
+    return candidates[min(allowed, key=lambda name: allowed[name].seconds)]()
 
 
-def _median_seconds(predictor: Predictor) -> float:
-    """Measure the prediction of one image, in seconds."""
-    image = _random_image(predictor.preprocess)
+class CandidateResult(NamedTuple):
+    """Seconds of a prediction, see `BATCH_SIZES`, and the differences from float32; None if they are unknown."""
+
+    seconds: float
+    top1_drop: float | None
+    probability_error: float | None
+
+    def is_within(self, tolerance: Tolerance) -> bool:
+        """Return whether the differences are known and within the tolerance."""
+        if self.top1_drop is None or self.probability_error is None:
+            return False
+        return self.top1_drop <= tolerance.top1 and self.probability_error <= tolerance.probability
+
+
+def measure_candidates(candidates: Candidates, calibration: Calibration | None) -> dict[str, CandidateResult]:
+    """Measure the speed of each candidate, and its predictions on the calibration images against float32's."""
+    reference: Tensor | None = None
+    results = {}
+    for name, open_candidate in sorted(candidates.items(), key=lambda item: not item[0].endswith(FLOAT32)):
+        predictor = open_candidate()
+        seconds = math.prod(_median_seconds(predictor, batch) for batch in BATCH_SIZES) ** (1 / len(BATCH_SIZES))
+        errors: tuple[float | None, float | None] = (0.0, 0.0) if name.endswith(FLOAT32) else (None, None)
+        if calibration is not None:
+            probabilities = _probabilities(predictor, calibration.images)
+            reference = probabilities if reference is None else reference
+            if not name.endswith(FLOAT32):
+                errors = compare_probabilities(probabilities, reference, calibration.labels)
+        results[name] = CandidateResult(seconds, *errors)
+    return results
+
+
+def compare_probabilities(probabilities: Tensor, reference: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the loss of accuracy, and the mean absolute difference of the probability of the reference's class.
+
+    Probabilities are (n, classes). Not a number counts as infinitely different.
+    """
+    predicted, expected = probabilities.argmax(1), reference.argmax(1)
+    drop = (expected == labels).double().mean() - (predicted == labels).double().mean()
+    error = (probabilities - reference).gather(1, expected[:, None]).abs().mean()
+    return drop.item(), error.item() if error.isfinite() else math.inf
+
+
+def _probabilities(predictor: Predictor, images: Tensor) -> Tensor:
+    return torch.cat([predictor.predict(part) for part in torch.split(images, 32)]).double().softmax(1)
+
+
+def _median_seconds(predictor: Predictor, batch: int) -> float:
+    """Measure the prediction of a batch, in seconds."""
+    images = _random_images(predictor.preprocess, batch)
     seconds = []
     for _ in range(2 * TIMED_RUNS):
         start = time.perf_counter()
-        predictor.predict(image)
+        predictor.predict(images)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[TIMED_RUNS:])
 
 
-def _random_image(preprocess: Preprocess) -> torch.Tensor:
-    return torch.randint(0, 256, (1, preprocess.channels, preprocess.size, preprocess.size), dtype=torch.uint8)
+def _random_images(preprocess: Preprocess, count: int) -> Tensor:
+    return torch.randint(0, 256, (count, preprocess.channels, preprocess.size, preprocess.size), dtype=torch.uint8)
 
 
 def _model_digest(checkpoint: Checkpoint) -> str:

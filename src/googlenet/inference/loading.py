@@ -10,11 +10,12 @@ from ..config.schema import DataConfig
 from ..detection.predict import DetectorPredictor
 from ..devices import pick_device
 from ..evaluation.predictor import NetworkPredictor, Predictor
+from ..export.calibration import CALIBRATION_NAME
 from ..export.detector import ExportedDetector, open_exported_detector
 from ..export.engine import open_exported
 from ..export.manifest import is_exported, read_manifest
 from ..kernels import to_channels_last
-from .engine_selection import cached_engine, select_fastest
+from .engine_selection import cached_engine, fastest_exported, is_auto
 
 P = TypeVar("P")
 Detectors = DetectorPredictor | ExportedDetector
@@ -76,7 +77,8 @@ def load_predictor(
     if engine is not None and recipe.task == "detection":
         raise ValueError("--engine requires an exported folder if the network is a detector: run googlenet export")
     if engine is not None:
-        return LoadedModel.of(cached_engine(checkpoint, engine, threads), checkpoint)
+        calibration = Path(path) / CALIBRATION_NAME
+        return LoadedModel.of(cached_engine(checkpoint, engine, threads, calibration), checkpoint)
     device = pick_device("auto")
     model, preprocess, classes = checkpoint.model.to(device), checkpoint.preprocess, checkpoint.classes
     if recipe.task == "detection":
@@ -93,5 +95,6 @@ def _load_exported(path: Path, engine: str, threads: int | None, task: str | Non
         raise ValueError(f"{path}: exported for {actual}, not for {task}")
     if actual == "detection":
         return LoadedModel(open_exported_detector(path, engine, threads), actual)
-    predictor = select_fastest(path, threads) if engine == "auto" else open_exported(path, engine, threads)
-    return LoadedModel(predictor, actual)
+    if is_auto(engine):
+        return LoadedModel(fastest_exported(path, engine, threads), actual)
+    return LoadedModel(open_exported(path, engine, threads), actual)

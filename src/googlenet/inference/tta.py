@@ -51,7 +51,7 @@ class TTAPredictor:
 
     def __init__(self, predictor: Predictor, tta: TTA):
         self.predictor, self.tta = predictor, tta
-        self.name, self.classes = predictor.name, predictor.classes
+        self.name, self.precision, self.classes = predictor.name, predictor.precision, predictor.classes
         self.preprocess, self.min_size = predictor.preprocess, predictor.min_size
         self.device = predictor_device(predictor)
 

@@ -97,11 +97,22 @@ class FoldedNetwork(nn.Module):
 
         Raises ValueError for another number of channels, and for an image smaller than `min_size`.
         """
-        x = pixels.to(self.classifier.weight.dtype)
+        return self.forward_head(self.forward_features(pixels))
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Return the last feature map (n, channels, h', w'); see `forward`."""
+        dtype = self.classifier.weight.dtype
+        # bfloat16 holds pixels exactly, but not their difference from the mean: it is rounded once, after that.
+        x = pixels.to(dtype if self.offset is None else torch.promote_types(dtype, torch.float32))
         check_input(x, self.in_channels, self.min_size)
         if self.offset is not None:
-            x = x - self.offset
-        logits: Tensor = self.classifier(spatial_pyramid_pool(self.trunk(x), self.spp_levels))
+            x = (x - self.offset).to(dtype)
+        features: Tensor = self.trunk(x)
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Return the logits (n, classes) of the last feature map."""
+        logits: Tensor = self.classifier(spatial_pyramid_pool(features, self.spp_levels))
         return logits
 
 

@@ -52,7 +52,7 @@ def build_asgi_app(config: ServeConfig) -> AdmissionMiddleware:
         responses=error_schema(400, 401, 404, 405, 408, 409, 413, 415, 422, 429, 504),
     )  # fmt: skip
     _add_error_handlers(app)
-    middleware = AdmissionMiddleware(app, config.limits, service.budget, metrics, config.api_key)
+    middleware = AdmissionMiddleware(app, config, service.budget, metrics)
     _add_image_routes(app, service)
     _add_model_routes(app, service)
     _add_operation_routes(app, service, middleware)
@@ -69,21 +69,23 @@ def load_model(path: str, config: ServeConfig) -> LoadedModel[Predictor]:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         unknown = error.detail == "Not Found"  # Starlette's message for a path without route
         message = "unknown path; /docs lists the routes" if unknown else str(error.detail)
-        return error_response(error.status_code, message, error.headers)
+        return error_response(error.status_code, message, error.headers, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)
-    async def validation_error(_: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
+    async def validation_error(request: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"] if part != "body")
-        return error_response(422, f"{field}: {first['msg']}" if field else first["msg"])
+        text = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+        message = f"{field}: {text}" if field else text
+        return error_response(422, message, path=request.url.path)
 
     @app.exception_handler(Exception)
-    async def internal_error(_: Request, error: Exception) -> JSONResponse:
-        return error_response(500, INTERNAL_ERROR)
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, INTERNAL_ERROR, path=request.url.path)
 
 
 def _add_image_routes(app: FastAPI, service: InferenceService) -> None:
@@ -113,7 +115,6 @@ def _add_image_routes(app: FastAPI, service: InferenceService) -> None:
 
 
 def _add_model_routes(app: FastAPI, service: InferenceService) -> None:
-    name_parameter = v2.model_name_parameter(service)
 
     @app.get("/v1/models", summary="List models", tags=["models"])
     async def models() -> dict[str, Any]:
@@ -121,12 +122,12 @@ def _add_model_routes(app: FastAPI, service: InferenceService) -> None:
         return {"models": [describe(service.models.get(name), service) for name in service.models.paths]}
 
     @app.get("/v1/models/{name}", summary="Model metadata", tags=["models"])
-    async def model(name: str = name_parameter) -> dict[str, Any]:
+    async def model(name: str = v2.MODEL_NAME) -> dict[str, Any]:
         """Version, engine, classes and input sizes of a model."""
         return describe(service.models.get(name), service)
 
     @app.post("/v1/models/{name}/reload", summary="Reload a model", tags=["models"])
-    async def reload(name: str = name_parameter) -> dict[str, Any]:
+    async def reload(name: str = v2.MODEL_NAME) -> dict[str, Any]:
         """Load a new version from disk. If that fails (409), the current version stays active."""
         return describe(await service.models.reload(name), service)
 
@@ -157,7 +158,8 @@ def describe(model: ModelVersion, service: InferenceService) -> dict[str, Any]:
     """Describe a model for ``/v1/models``."""
     preprocess, max_size = model.predictor.preprocess, service.max_size(model)
     return {
-        "name": model.name, "version": model.version, "engine": model.predictor.name, "loaded_at": model.loaded_at,
+        "name": model.name, "version": model.version, "engine": model.predictor.name,
+        "precision": model.predictor.precision, "loaded_at": model.loaded_at,
         "classes": list(model.predictor.classes), "size": model.size, "min_size": model.predictor.min_size,
         "max_size": max_size, "suggested_sizes": model.suggest_sizes(max_size), "channels": preprocess.channels,
         "crop_mode": preprocess.crop_mode, "supports_explain": model.explain is not None,

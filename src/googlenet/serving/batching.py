@@ -1,6 +1,7 @@
 """Dynamic batching: items that wait at the same time are computed together, one batch at a time, in one thread."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+log = logging.getLogger("googlenet.serve")
 BatchFunction = Callable[[list[Any]], Sequence[Any]]
 
 
@@ -65,7 +67,7 @@ class MicroBatcher:
         """Stop after the current batch and cancel the queued items."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Exception):
                 await self._task
         for queue in self._queues.values():
             for item in queue.items:
@@ -78,13 +80,33 @@ class MicroBatcher:
 
         An exception of `run` is raised for every item of the batch. Canceling the waiting task removes the item.
         """
+        if self._task is not None and self._task.done():
+            raise RuntimeError("batching has stopped")
         future: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
         queue = self._queues.setdefault(key, _Queue(run, max_batch_size, deque()))
         queue.items.append(_Item(value, future, time.perf_counter()))
         self._wake.set()
         return await future
 
+    @property
+    def running(self) -> bool:
+        """Whether batches are computed: the loop has been started and has not ended by an error."""
+        return self._task is not None and not self._task.done()
+
     async def _loop(self) -> None:
+        try:
+            await self._run_batches()
+        except Exception:
+            # Nothing is expected to raise outside of a batch. If it does, health checks report it through `running`,
+            # and clients get an error instead of waiting.
+            log.exception("batching has stopped; restart the server")
+            for queue in self._queues.values():
+                for item in queue.items:
+                    if not item.future.done():
+                        item.future.set_exception(RuntimeError("batching has stopped"))
+            raise
+
+    async def _run_batches(self) -> None:
         while True:
             self._wake.clear()
             batch, run, timeout = self._next_batch()

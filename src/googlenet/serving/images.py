@@ -12,12 +12,15 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from ..data.decode import ImageError, ImageTooLargeError, decode_image
+from ..data.decode import ImageError, ImageTooLargeError, decode_image, decoded_size
 from ..data.preprocess import Preprocess
 from .schemas import UploadedImage
 
 # Pillow reads more formats, some through external programs such as Ghostscript. Untrusted files must not reach those.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000")
+
+# Bytes per pixel that decoding and resizing need at most, by Pillow's mode; others have transparency or deep pixels.
+BYTES_PER_PIXEL, MAX_BYTES_PER_PIXEL = {"1": 4, "L": 4, "P": 12, "RGB": 14, "CMYK": 14, "YCbCr": 14}, 28
 
 MIN_SIDE = 448  # smaller inputs are enlarged by an integer factor to at least this many pixels
 MAX_OPACITY = 0.75  # of the heatmap at its maximum
@@ -43,6 +46,18 @@ def decode_upload(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[
     except ImageError as error:
         raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
     return DecodedImage([pixels for pixels, _ in resized], resized[0][1], time.perf_counter() - start)
+
+
+def decode_memory(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[int], max_pixels: int) -> int:
+    """Return an upper bound of the bytes that `decode_upload` needs for an image file, from its header.
+
+    Raises the exceptions of `decode_upload`.
+    """
+    try:
+        width, height, mode = decoded_size(image.data, image.name, 10**6, max_pixels, FORMATS)
+    except ImageError as error:
+        raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
+    return width * height * BYTES_PER_PIXEL.get(mode, MAX_BYTES_PER_PIXEL)
 
 
 def draw_heatmap(pixels: Tensor, values: Tensor) -> dict[str, str]:

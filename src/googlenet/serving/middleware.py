@@ -7,8 +7,9 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -17,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .config import Limits
+from .config import ServeConfig
 from .metrics import Metrics
 from .schemas import INTERNAL_ERROR, error_response
 
@@ -26,9 +27,9 @@ log = logging.getLogger("googlenet.serve")
 # These paths need no API key: the page asks the user for it, and health checks do not have one.
 PUBLIC_PATHS = frozenset(("/", "/docs", "/openapi.json", "/healthz", "/v2/health/live", "/v2/health/ready"))
 
-# The body of a rejected request is drained, up to these limits, before the response is sent. Otherwise a client that
-# is still sending gets ECONNRESET instead of the response.
-DRAIN_BYTES, DRAIN_TIMEOUT = 64_000_000, 5.0
+# The body of a rejected request is drained for as many seconds, up to twice the largest body, before the response is
+# sent. Otherwise a client that is still sending gets ECONNRESET instead of the response.
+DRAIN_TIMEOUT = 5.0
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -77,13 +78,45 @@ class Reservation:
             holder.memory += memory
 
 
+class MemoryPool:
+    """Bytes that tasks hold for a short time. Others wait for their turn, in order. Used from the event loop only."""
+
+    def __init__(self, capacity: int):
+        self.capacity = self.free = capacity
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """Hold `size` bytes in the ``async with`` block. HTTPException (413) if that is more than all."""
+        if size > self.capacity:
+            raise HTTPException(413, f"decoding the image needs {size / 1e6:.0f} MB of memory; resize it first")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        self._admit()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self.free += size
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if not turn.done():
+                if size > self.free:
+                    return
+                self.free -= size
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
 class AdmissionMiddleware:
     """ASGI application around `app`. While `draining`, every response closes its connection."""
 
-    def __init__(
-        self, app: ASGIApp, limits: Limits, budget: ResourceBudget, metrics: Metrics, api_key: str | None = None
-    ):
-        self.app, self.limits, self.budget, self.metrics, self.api_key = app, limits, budget, metrics, api_key
+    def __init__(self, app: ASGIApp, config: ServeConfig, budget: ResourceBudget, metrics: Metrics):
+        self.app, self.config, self.limits, self.budget, self.metrics = app, config, config.limits, budget, metrics
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,12 +128,12 @@ class AdmissionMiddleware:
 
     def is_authorized(self, headers: Mapping[str, str]) -> bool:
         """Check the API key, sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
-        if self.api_key is None:
+        if self.config.api_key is None:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # Compare in constant time: the response time must not reveal how much of a key is correct.
-        return hmac.compare_digest(key.encode(), self.api_key.encode())
+        return hmac.compare_digest(key.encode(), self.config.api_key.encode())
 
 
 class _RequestGuard:
@@ -123,13 +156,13 @@ class _RequestGuard:
                     self.admit()
                     await middleware.app(self.scope, self.receive, self.send)
         except HTTPException as error:
-            await self.respond_error(error_response(error.status_code, error.detail, error.headers))
+            await self.respond_error(self.error(error.status_code, error.detail, error.headers))
         except TimeoutError:
             status, what = (504, "no response") if self.complete else (408, "the body was not received")
-            await self.respond_error(error_response(status, f"{what} within {timeout:g} s"))
+            await self.respond_error(self.error(status, f"{what} within {timeout:g} s"))
         except Exception:
             log.exception("%s %r", self.scope["method"], self.scope["path"])
-            await self.respond_error(error_response(500, INTERNAL_ERROR))
+            await self.respond_error(self.error(500, INTERNAL_ERROR))
         finally:
             route = getattr(self.scope.get("route"), "path", "none")
             middleware.metrics.requests.labels(route, str(self.status)).inc()
@@ -138,6 +171,7 @@ class _RequestGuard:
     def admit(self) -> None:
         """Check API key, announced body size and resource budget; raises HTTPException."""
         headers = Headers(scope=self.scope)
+        self.check_origin(headers)
         if self.scope["path"] not in PUBLIC_PATHS and not self.middleware.is_authorized(headers):
             raise HTTPException(401, "API key required: send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
         if self.complete:
@@ -146,6 +180,18 @@ class _RequestGuard:
         size = int(length) if length.isdecimal() and len(length) < 20 else 0
         self.check_size(size)
         self.reservation.reserve(images=1 if self.scope["method"] == "POST" else 0, memory=size)
+
+    def check_origin(self, headers: Headers) -> None:
+        """Reject requests that a web page of another site makes a browser send; raises HTTPException.
+
+        A page can send them under its own name (`Origin`), or under a name that it lets point to this machine (`Host`).
+        """
+        allowed, host = self.middleware.config.allowed_hosts, _host_name(headers.get("host", ""))
+        if allowed and host not in allowed:
+            raise HTTPException(403, f"unknown host {host!r}; start the server with --allowed-host {host}")
+        origin = headers.get("origin", "")
+        if not self.complete and origin and _host_name(origin.rpartition("//")[2]) != host:
+            raise HTTPException(403, f"requests from pages of {origin} are not accepted")
 
     def check_size(self, size: int) -> None:
         limit = self.middleware.limits.max_body_bytes
@@ -180,17 +226,28 @@ class _RequestGuard:
                 headers["Connection"] = "close"
         await self._send(message)
 
+    def error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+        return error_response(status, message, headers, self.scope["path"])
+
     async def respond_error(self, response: Response) -> None:
         """Send an error response unless a response has been started."""
         if self.status is None:
             await response(self.scope, self._receive, self.send)
 
     async def drain_body(self) -> None:
-        """Receive and discard the rest of the body."""
+        """Receive and discard the rest of the body, unless the client waits for permission to send it."""
+        if Headers(scope=self.scope).get("expect", "").lower() == "100-continue" and not self.received_bytes:
+            return  # receiving would give the permission
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT):
-                while not self.complete and self.received_bytes < DRAIN_BYTES:
+                while not self.complete and self.received_bytes < 2 * self.middleware.limits.max_body_bytes:
                     message = await self._receive()
                     if message["type"] != "http.request":
                         return
                     self.count(message)
+
+
+def _host_name(host: str) -> str:
+    """Return the name or address in ``NAME:PORT`` or ``[ADDRESS]:PORT``, in lower case."""
+    name = host.lower().partition("]")[0].removeprefix("[") if host.startswith("[") else host.lower().partition(":")[0]
+    return name.removesuffix(".")

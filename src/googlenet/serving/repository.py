@@ -7,7 +7,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +14,20 @@ import torch
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from ..checkpoint.format import Checkpoint
+from ..checkpoint.ensemble import ENSEMBLE_FILE
+from ..checkpoint.format import WEIGHTS_FILE
 from ..errors import nearest
 from ..evaluation.metrics import check_logits
-from ..evaluation.predictor import Predictor
-from ..explain.cam import class_maps
+from ..evaluation.predictor import FeaturePredictor, Predictor
+from ..explain.cam import maps_of_features
 from ..export.manifest import MANIFEST_NAME
 from ..inference.loading import LoadedModel
-from ..models.network import Network
 from .metrics import Metrics
 
 log = logging.getLogger("googlenet.serve")
 
-# A change of one of these files means a new version of a run or exported folder.
-WATCHED_FILES = ("model.safetensors", MANIFEST_NAME)
+# A change of one of these files, in the folder or one level below, means a new version of a run, ensemble or export.
+WATCHED_FILES = (WEIGHTS_FILE, MANIFEST_NAME, ENSEMBLE_FILE)
 
 
 # From float pixels 0..255 (1, channels, h, w) and the index of a class, None for the most probable, to the index of the
@@ -104,15 +103,18 @@ class ModelRepository:
         while True:
             await asyncio.sleep(interval)
             for name, path in self.paths.items():
-                signature = file_signature(path)
-                if signature and signature != self._signatures[name]:
-                    # `reload` logs an error; the next change of the file is the next attempt.
-                    with suppress(HTTPException):
+                try:
+                    signature = await asyncio.to_thread(file_signature, path)
+                    if signature and signature != self._signatures[name]:
                         await self.reload(name)
+                except HTTPException:
+                    pass  # `reload` has logged the error; the next change of the file is the next attempt
+                except Exception:
+                    log.exception("%s: cannot check for a new version", name)
 
     def _load_version(self, name: str, version: int) -> ModelVersion:
         loaded = self._load(self.paths[name])
-        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.checkpoint), time.time())
+        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.predictor), time.time())
         # The first prediction is slow, and it checks the model before a client uses it.
         channels, classes = loaded.predictor.preprocess.channels, loaded.predictor.classes
         logits = loaded.predictor.predict(torch.zeros(1, channels, model.size, model.size, dtype=torch.uint8))
@@ -123,18 +125,16 @@ class ModelRepository:
         return model
 
 
-def make_explainer(checkpoint: Checkpoint | None) -> Explainer | None:
-    """Return a function that computes class activation maps; None unless the checkpoint is one network."""
-    if checkpoint is None or not isinstance(checkpoint.model, Network):
+def make_explainer(predictor: Predictor) -> Explainer | None:
+    """Return a function that computes class activation maps; None unless the predictor returns features."""
+    if not isinstance(predictor, FeaturePredictor) or predictor.head is None:
         return None
-    model, preprocess = checkpoint.model, checkpoint.preprocess
+    features_of, head = predictor.predict_with_features, predictor.head
 
     def explain(pixels: Tensor, label: int | None) -> tuple[int, Tensor, Tensor]:
-        batch = preprocess.normalize(pixels.to(next(model.parameters()).device))
-        with torch.inference_mode():
-            index = int(model(batch).argmax()) if label is None else label
-            maps = class_maps(model, batch, [index])
-        return index, maps.logits[0].cpu(), maps.maps[0, 0].cpu()
+        logits, features = features_of(pixels)
+        index = int(logits.argmax()) if label is None else label
+        return index, logits[0], maps_of_features(features, head, [index])[0, 0]
 
     return explain
 
@@ -143,7 +143,8 @@ def file_signature(path: str) -> tuple[tuple[int, int, int], ...]:
     """Return a value that changes if a watched file is replaced; empty if there is no file."""
     folder = Path(path)
     signature = []
-    for file in [folder / name for name in WATCHED_FILES] if folder.is_dir() else [folder]:
+    files = (file for name in WATCHED_FILES for pattern in (name, f"*/{name}") for file in sorted(folder.glob(pattern)))
+    for file in files if folder.is_dir() else [folder]:
         try:
             stat = file.stat()
         except OSError:

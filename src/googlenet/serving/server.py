@@ -17,9 +17,8 @@ from .middleware import AdmissionMiddleware
 from .schemas import error_response
 
 HEADER_TIMEOUT = 10.0  # seconds until a connection without complete request headers is closed
-# Seconds after the shutdown signal in which new requests are still accepted, so that a load balancer can react to the
-# failing health check. Their responses carry `Connection: close`.
-DRAIN_DELAY = 0.5
+# Seconds before idle connections are closed, so that their clients can still send a request.
+IDLE_DELAY = 0.25
 BACKLOG = 1024
 
 
@@ -74,7 +73,7 @@ class Server(uvicorn.Server):
             "timeout_graceful_shutdown": round(app.limits.timeout) + 1,
         }  # fmt: skip
         super().__init__(uvicorn.Config(app, **settings))
-        self.app, self.on_started = app, on_started
+        self.app, self.on_started = app, on_started  # responses carry `Connection: close` while `app.draining`
         self.drain_deadline: float | None = None
         self.interrupted = False  # by SIGINT
 
@@ -90,7 +89,7 @@ class Server(uvicorn.Server):
         if self.app.draining:
             self.should_exit = self.force_exit = True
         self.app.draining = True
-        self.drain_deadline = time.monotonic() + DRAIN_DELAY
+        self.drain_deadline = time.monotonic() + self.app.config.drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Shut down after the drain deadline; uvicorn calls this ten times per second."""
@@ -111,8 +110,7 @@ class Server(uvicorn.Server):
                     )
         for server in self.servers:
             server.close()
-        # uvicorn closes idle connections at once, so give those clients time to send their request.
-        await asyncio.sleep(DRAIN_DELAY / 2)
+        await asyncio.sleep(IDLE_DELAY)  # uvicorn closes idle connections at once
         await super().shutdown(sockets)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..models.ensemble import average_logits
 from .batching import BatchResult, MicroBatcher
 from .config import Limits
-from .images import DecodedImage, decode_upload, draw_heatmap
+from .images import DecodedImage, decode_memory, decode_upload, draw_heatmap
 from .metrics import Metrics
-from .middleware import Reservation, ResourceBudget
+from .middleware import MemoryPool, Reservation, ResourceBudget
 from .repository import ModelRepository, ModelVersion
 from .schemas import PredictRequest, UploadedImage
 
@@ -27,25 +27,31 @@ class InferenceService:
 
     def __init__(self, models: ModelRepository, limits: Limits, metrics: Metrics, threads: int):
         self.models, self.limits, self.metrics = models, limits, metrics
-        self.budget = ResourceBudget(limits.max_queue, limits.max_memory)
+        self.budget = ResourceBudget(limits.max_queue, limits.max_memory // 2)
+        self.decode_memory = MemoryPool(limits.max_memory // 2)
         self.batcher = MicroBatcher(
             limits.max_batch_delay_ms / 1000, lambda: torch.set_num_threads(threads), metrics.batch_size.observe
         )
         # Pillow releases the GIL while it decodes. PyTorch must not start more threads for resizing.
         self._decode_pool = ThreadPoolExecutor(threads, "decode", lambda: torch.set_num_threads(1))
-        self.ready = False
+        self._started = False
         metrics.add_gauge("googlenet_inflight_images", "Images of unfinished requests", lambda: self.budget.images)
         metrics.add_gauge("googlenet_inflight_bytes", "Memory reserved by requests", lambda: self.budget.memory)
         metrics.add_gauge("googlenet_queued_images", "Images that wait for a batch", lambda: self.batcher.num_queued)
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests are processed."""
+        return self._started and self.batcher.running
+
     async def start(self) -> None:
         """Start to process requests."""
         await self.batcher.start()
-        self.ready = True
+        self._started = True
 
     async def stop(self) -> None:
         """Stop all threads, after the last request."""
-        self.ready = False
+        self._started = False
         await self.batcher.stop()
         self._decode_pool.shutdown(wait=True)
 
@@ -148,7 +154,9 @@ class InferenceService:
     ) -> DecodedImage:
         preprocess = model.predictor.preprocess
         reservation.reserve(memory=sum(4 * preprocess.channels * size * size for size in sizes))
-        return await self.run_in_pool(decode_upload, image, preprocess, sizes, self.limits.max_pixels)
+        memory = await self.run_in_pool(decode_memory, image, preprocess, sizes, self.limits.max_pixels)
+        async with self.decode_memory.hold(memory):
+            return await self.run_in_pool(decode_upload, image, preprocess, sizes, self.limits.max_pixels)
 
     def _observe(self, start: float, decoded: DecodedImage, results: Sequence[BatchResult]) -> dict[str, float]:
         """Return the seconds of one image by stage (decoding, waiting, prediction), and add them to the metrics."""

@@ -25,14 +25,16 @@ class BackendModule(Protocol):
     `write` and `write_detector` (capability `detection`) write files into a folder and return their names, the one to
     open first; so does `quantize` (capability `int8`), which makes int8 files of the float32 ones in the folder from
     calibration images uint8 (n, channels, h, w), and keeps layers, named as by `quantize.layer_of`, in float32. `open`
-    opens files with a number of threads (None: all cores). `EXAMPLE` is the code of the example: it opens FILES and
-    defines ``run(images) -> outputs``; numpy is imported as np.
+    opens files with a number of threads (None: all cores) and the precision of the computation: "float32", or one that
+    `precisions` (capability `reduced`) lists for this machine. `EXAMPLE` is the code of the example: it opens FILES
+    and defines ``run(images) -> outputs``; numpy is imported as np.
     """
 
     EXAMPLE: str
     write: Callable[["ExportSpec", Path], list[str]]
     write_detector: Callable[["ExportableDetector", Path], list[str]]
-    open: Callable[[Sequence[Path], int | None], Session]
+    open: Callable[[Sequence[Path], int | None, str], Session]
+    precisions: Callable[[], list[str]]
     quantize: Callable[[Path, "Tensor", Sequence[str]], list[str]]
 
 
@@ -41,7 +43,8 @@ class Backend(NamedTuple):
 
     `engine` names the engine, the package that runs it and the module in this package; `title` is the product's name,
     `suffix` that of the main file. Capabilities: `int8` (it can quantize), `detection` (it can export detectors),
-    `fast` (``--engine auto`` tries it for a run, which is exported for that).
+    `fast` (``--engine auto`` tries it for a run, which is exported for that), `reduced` (it can compute in bfloat16 or
+    float16), `safe` (opening a file cannot run code in it).
     """
 
     engine: str
@@ -50,6 +53,8 @@ class Backend(NamedTuple):
     int8: bool = False
     detection: bool = False
     fast: bool = False
+    reduced: bool = False
+    safe: bool = True
 
     @property
     def module(self) -> BackendModule:
@@ -60,14 +65,14 @@ class Backend(NamedTuple):
 # By the name of ``--format``, in the order of writing: OpenVINO's files are made from the ONNX file.
 BACKENDS: dict[str, Backend] = {
     "onnx": Backend("onnxruntime", "ONNX Runtime", ".onnx", int8=True, detection=True, fast=True),
-    "openvino": Backend("openvino", "OpenVINO", ".xml", int8=True, fast=True),
+    "openvino": Backend("openvino", "OpenVINO", ".xml", int8=True, fast=True, reduced=True),
     "ncnn": Backend("ncnn", "ncnn", ".param"),
-    "torch": Backend("torch", "PyTorch", ".pt2"),
+    "torch": Backend("torch", "PyTorch", ".pt2", safe=False),
 }
 
 
 def formats_with(capability: str) -> list[str]:
-    """Return the formats whose backends have a capability: int8, detection, fast."""
+    """Return the formats whose backends have a capability, such as int8 or detection."""
     return [name for name, backend in BACKENDS.items() if getattr(backend, capability)]
 
 

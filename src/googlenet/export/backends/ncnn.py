@@ -102,7 +102,7 @@ def _trace(spec: ExportSpec, path: Path) -> list[Tensor]:
     return inputs
 
 
-def open(paths: Sequence[Path], threads: int | None) -> Session:
+def open(paths: Sequence[Path], threads: int | None, _: str) -> Session:
     """Open files in ncnn, which computes in float32, one image after the other."""
     ncnn = import_optional("ncnn")
     net = ncnn.Net()

@@ -74,7 +74,7 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
         # No operator depends on height and width, and tracing them symbolically is slow: named below.
         program = torch.onnx.export(
             spec.to_exported_program(onnx_layer, dynamic_hw=False), input_names=[INPUT_NAME],
-            output_names=[spec.output], opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
+            output_names=spec.output_names, opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
@@ -98,8 +98,7 @@ def _strip_metadata(model: Any) -> Any:
         item.ClearField("doc_string")
     for node in graph.node:
         if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            # The prefix "0." comes from the Sequential that appends softmax.
-            node.name = node.input[1].removesuffix(".weight").removeprefix("0.")
+            node.name = node.input[1].removesuffix(".weight").removeprefix("network.")
     return model
 
 
@@ -121,7 +120,7 @@ def write_detector(detector: "ExportableDetector", folder: Path) -> list[str]:
     return ["model.onnx"]
 
 
-def open(paths: Sequence[Path], threads: int | None) -> Session:
+def open(paths: Sequence[Path], threads: int | None, _: str) -> Session:
     """Open a file in ONNX Runtime on the CPU."""
     onnxruntime = import_optional("onnxruntime")
     options = onnxruntime.SessionOptions()

@@ -15,7 +15,7 @@ network = torch.export.load(FILES[0]).module()
 
 def run(images: np.ndarray) -> list[np.ndarray]:
     with torch.inference_mode():
-        return [network(torch.from_numpy(images)).numpy()]
+        return [output.numpy() for output in network(torch.from_numpy(images))]
 """
 
 
@@ -33,7 +33,7 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
     return ["model.pt2"]
 
 
-def open(paths: Sequence[Path], threads: int | None) -> Session:
+def open(paths: Sequence[Path], threads: int | None, _: str) -> Session:
     """Load an archive; `threads` sets those of the process."""
     if threads:
         torch.set_num_threads(threads)
@@ -41,6 +41,6 @@ def open(paths: Sequence[Path], threads: int | None) -> Session:
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return (model(images),)
+            return tuple(model(images))
 
     return run
