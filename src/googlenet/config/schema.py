@@ -93,6 +93,9 @@ class DataConfig(_Validated):
         normalize: dataset (subtract the mean of the training pixels, divide by their standard deviation), none (pixels
             in [0, 1]), or pretrained (as the weights of model.init_from expect).
         crop_mode: how an image becomes square: center (crop) or squash (resize without keeping the aspect ratio).
+        max_value: the pixel value that is white in images with more than 8 bits per channel; larger ones are clipped.
+            Unset: the value that the file declares, else the smallest of 1 (floats), 255, 1023, 4095 and 65535 that
+            holds the maximum of the training images.
         on_error: unreadable images: skip (and list them) or raise.
         max_samples: use at most this many images of each split; unset: all.
         in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they fit.
@@ -105,6 +108,7 @@ class DataConfig(_Validated):
     split_seed: int | None = within("[0, 2147483648)", None)
     normalize: Literal["dataset", "none", "pretrained"] = "dataset"
     crop_mode: CropMode = "center"
+    max_value: float | None = within("(0, inf)", None)
     on_error: OnError = "skip"
     max_samples: int | None = within("[1, inf)", None)
     in_memory: bool | None = None

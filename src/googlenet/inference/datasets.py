@@ -27,6 +27,7 @@ def resolve_source(
         root=root or config.root,
         validation=config.val_split if is_own else 0,
         channels=model.predictor.preprocess.channels,
+        max_value=model.predictor.preprocess.max_value,
         on_error=config.on_error,
         max_samples=max_images or (config.max_samples if is_own else None),
         seed=config.split_seed or 0,

@@ -37,10 +37,11 @@ def predict_crops(
 def _image_batches(split: Split, predictor: Predictor, base: int, num_crops: NumCrops) -> Iterator[Tensor]:
     images = split.images
     if isinstance(images, LazyImages):
-        min_size, ranges = max(crop_scales(base, num_crops)), images.ranges
+        preprocess, ranges = predictor.preprocess, images.ranges
+        min_size = 2 * max(crop_scales(base, num_crops))  # compare Preprocess.min_decode_size
         for index in range(len(split.labels)):
             data, name = ranges.read(index), ranges.name(index)
-            yield decode_to_tensor(data, predictor.preprocess.channels, name, min_size).unsqueeze(0)
+            yield decode_to_tensor(data, preprocess.channels, name, min_size, preprocess.max_value).unsqueeze(0)
         return
     yield from torch.split(images, max(1, EVAL_BATCH_PIXELS // (CROPS_PER_BATCH * base * base)))
 

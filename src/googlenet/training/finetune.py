@@ -123,7 +123,7 @@ def run_preprocess(recipe: Recipe, data: Any, init: Checkpoint | None, saved: di
         mean, std = (0.0,) * channels, (1.0,) * channels
     else:
         mean, std = data.mean, data.std
-    return Preprocess(recipe.eval_size, channels, mean, std, crop_mode=mode)
+    return Preprocess(recipe.eval_size, channels, mean, std, crop_mode=mode, max_value=getattr(data, "max_value", None))
 
 
 def freeze_layers(model: Network, until: str) -> None:

@@ -68,7 +68,10 @@ def load_tree(tree: ImageTree, source: str, options: LoadOptions) -> Dataset:
             f"{root}: {num_images} images at {size} px need {num_bytes / 2**30:.0f} GiB of memory, "
             f"more than {MAX_BYTES >> 30}; leave data.in_memory unset, or train at a smaller size"
         )
-    if options.in_memory or (options.in_memory is None and num_bytes <= MAX_BYTES):
+    in_memory = options.in_memory or (options.in_memory is None and num_bytes <= MAX_BYTES)
+    ranges = (ByteRanges.from_files([str(path) for path, _ in files]) for files in tree.files.values())
+    options = options.with_max_value(ranges, cached=not in_memory)
+    if in_memory:
         loaded = {split: _load_in_memory(files, options) for split, files in tree.files.items()}
     else:
         loaded = {split: _load_lazily(files, options, f"{root}|{split}") for split, files in tree.files.items()}
@@ -95,7 +98,7 @@ def _load_in_memory(files: Files, options: LoadOptions) -> LoadedSplit:
 
     def decode(path: Path) -> tuple[torch.Tensor, bool] | ImageError:
         try:
-            image = decode_image(path)
+            image = decode_image(path, min_size=storage.min_decode_size(), max_value=storage.max_value)
         except ImageError as error:
             return error
         return storage.to_uint8(to_tensor(image, storage.channels)), image.mode == "L"

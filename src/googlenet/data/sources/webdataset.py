@@ -69,6 +69,7 @@ def load(location: str, options: LoadOptions) -> Dataset:
     classes = class_names or _numeric_classes(location, shards["train"])
     if len(classes) < 2:
         raise ValueError(f"{location}: needs at least two classes; found {len(classes)}")
+    options = options.with_max_value(map(_byte_ranges, shards.values()), cached=True)
     loaded = {split: _load_split(items, classes, options, f"{location}|{split}") for split, items in shards.items()}
     skipped = [reason for item in loaded.values() for reason in item.skipped]
     for split, item in loaded.items():
@@ -232,6 +233,13 @@ def _numeric_classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
             f"{location}: labels are names, such as {names[0]!r}: list all in a classes.txt beside the shards"
         )
     return tuple(str(number) for number in range(max((int(label) for label in labels), default=-1) + 1))
+
+
+def _byte_ranges(shards: Sequence[Shard]) -> ByteRanges:
+    """Return the positions of all samples."""
+    rows = [(file, sample.start, sample.size) for file, shard in enumerate(shards) for sample in shard.samples]
+    files, starts, sizes = np.array(rows, np.int64).reshape(-1, 3).T
+    return ByteRanges(np.array([os.fsencode(s.path) for s in shards], np.bytes_), files.astype(np.int32), starts, sizes)
 
 
 def _load_split(shards: Sequence[Shard], classes: tuple[str, ...], options: LoadOptions, cache_key: str) -> LoadedSplit:

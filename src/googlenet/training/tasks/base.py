@@ -82,6 +82,7 @@ def load_options(recipe: Recipe) -> LoadOptions:
     data = recipe.data
     return LoadOptions(
         root=data.root, validation=data.val_split, size=recipe.stored_size, crop_mode=data.crop_mode,
+        max_value=data.max_value,
         on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
         num_workers=data.num_workers,
     )  # fmt: skip
