@@ -66,8 +66,8 @@ def decode_image(
     bits (see `pixel_range`; `max_value` is white), and an animation becomes its first frame. `name` is the file's name
     in error messages. With `min_size`, a JPEG may be decoded, faster and in less memory, at 1/2, 1/4 or 1/8 of its size
     if no side becomes smaller than that; see `Preprocess.min_decode_size`. `formats` are Pillow's names of the allowed
-    formats; by default all. Metadata that cannot be read are ignored. ``info[FULL_SIZE]`` of a reduced image is its width
-    and height in the file, upright.
+    formats; by default all. Metadata that cannot be read are ignored. ``info[FULL_SIZE]`` of a reduced image is its
+    width and height in the file, upright.
 
     Raises ImageError if the file is missing, damaged, truncated or not an image, and ImageTooLargeError, before
     decoding, if it has more than `max_pixels` pixels.

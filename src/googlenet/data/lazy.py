@@ -93,8 +93,8 @@ class ByteRanges(NamedTuple):
 class LazyImages:
     """Images on disk with the interface of a uint8 tensor (n, channels, size, size).
 
-    `preprocess` is their crop, size and channels. The pixels are those of an image decoded in memory. `num_workers` processes decode ahead; with 0 the
-    calling process decodes. The pixels do not depend on their number.
+    `preprocess` is their crop, size and channels. The pixels are those of an image decoded in memory. `num_workers`
+    processes decode ahead; with 0 the calling process decodes. The pixels do not depend on their number.
     """
 
     ranges: ByteRanges

@@ -98,7 +98,7 @@ def find_max_value(ranges: ByteRanges) -> float | None:
         with suppress(ImageError):
             if not ranges.is_jpeg(index):
                 pixels = read_deep_pixels(ranges.source(index), ranges.name(index))
-                return None if pixels is None else pixels._replace(values=np.float32([pixels.maximum]))
+                return None if pixels is None else pixels._replace(values=np.full(1, pixels.maximum, np.float32))
         return None
 
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:

@@ -12,8 +12,8 @@ from ..data.preprocess import Preprocess
 MANIFEST_NAME = "model.json"
 VERSION = 1
 COLOR_FORMATS = {1: "L", 3: "RGB"}
-# Fields of `Preprocess` that the file contains unchanged; `Preprocess` has defaults for them.
-PREPROCESSING = ("crop_mode", "crop_pct", "interpolation", "max_value")
+# Fields of `Preprocess` that the file contains unchanged.
+PREPROCESSING = ("crop_mode", "crop_pct", "interpolation")
 # Fields of `Manifest` that the file contains unchanged.
 RESULTS = ("accuracy", "max_error", "int8", "versions")
 
@@ -60,7 +60,7 @@ class Manifest:
                 "min_size": self.min_size,
                 "dynamic_size": self.dynamic_size,
                 "dynamic_batch": not detector,
-                **{key: preprocess[key] for key in PREPROCESSING},
+                **{key: preprocess[key] for key in (*PREPROCESSING, "max_value")},
             },
             "normalization": {key: list(preprocess[key]) for key in ("mean", "std")},
             "output": {"kind": self.output, "classes": list(self.classes)},
@@ -88,7 +88,8 @@ def read_manifest(folder: Path) -> Manifest:
         if values["format"] != VERSION:
             raise ValueError(f"its format is {values['format']}, this version reads {VERSION}")
         inputs, output, engines = values["input"], values["output"], values["engines"]
-        preprocess = {key: inputs[key] for key in ("size", "channels", *PREPROCESSING) if key in inputs}
+        preprocess = {key: inputs[key] for key in ("size", "channels", *PREPROCESSING)}
+        preprocess["max_value"] = inputs.get("max_value")  # not in folders of earlier versions
         preprocess |= {key: tuple(values["normalization"][key]) for key in ("mean", "std")}
         return Manifest(
             model=values["model"],
