@@ -12,7 +12,7 @@ from .accounting import Accounting
 from .decode import ImageError
 from .disk_cache import cached_json
 from .lazy import ByteRanges, LazyImages, default_num_workers
-from .preprocess import CropMode, Preprocess
+from .preprocess import CropMode, Interpolation, Preprocess
 from .scan import check_images, find_max_value, pixel_statistics
 
 OnError = Literal["skip", "raise"]
@@ -113,6 +113,7 @@ class LoadOptions:
         validation: training images, selected by `seed`, held out if the source has none: a count or a fraction below 1.
         size: height and width at which images are stored, in pixels.
         crop_mode: how an image becomes square: center (crop) or squash.
+        interpolation: bilinear or bicubic.
         max_value: the value that is white in images of more than 8 bits per channel; unset: see `pixel_range`.
         channels: 1 (gray) or 3 (RGB); unset: 1 if all images are gray.
         on_error: unreadable files: skip (and list them) or raise ImageError.
@@ -125,6 +126,7 @@ class LoadOptions:
     validation: float = 0.1
     size: int = 224
     crop_mode: CropMode = "center"
+    interpolation: Interpolation = "bilinear"
     max_value: float | None = None
     channels: int | None = None
     on_error: OnError = "skip"
@@ -143,7 +145,9 @@ class LoadOptions:
         """Return the crop, size and channels of stored images: RGB until all images are known to be gray."""
         channels = self.channels or 3
         zeros, ones = (0.0,) * channels, (1.0,) * channels
-        return Preprocess(self.size, channels, zeros, ones, self.crop_mode, max_value=self.max_value)
+        return Preprocess(
+            self.size, channels, zeros, ones, self.crop_mode, interpolation=self.interpolation, max_value=self.max_value
+        )
 
     def with_max_value(self, splits: Iterable[ByteRanges], cached: bool) -> "LoadOptions":
         """Set `max_value`, if it is unset, to that of the images of the first split that is not empty."""

@@ -157,6 +157,11 @@ class Preprocess:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
+def storage_size(size: int, crop_mode: CropMode, crop_pct: float) -> int:
+    """Return the size at which square images are stored, of which `Preprocess.center_crop` then returns `size`."""
+    return size if crop_mode == "squash" else round(size / crop_pct)
+
+
 def check_channels(images: Tensor, channels: int) -> None:
     """Raise ValueError unless the shape of `images` is (n, channels, h, w)."""
     if images.ndim != 4 or images.shape[1] != channels:
