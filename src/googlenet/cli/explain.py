@@ -133,7 +133,7 @@ def write_files(
     contents[folder / "explain.html"] = render("page.html", title=title, subtitle=subtitle, sections=sections)
     if args.report:
         report = Path(args.run) / REPORT
-        contents[report] = insert_sections(report.read_text(), results)
+        contents[report] = insert_sections(report.read_text(encoding="utf-8"), results)
     for path, content in contents.items():
         write_atomically(path, content)
     return [str(path) for path in contents]
