@@ -79,7 +79,7 @@ def decode_image(
             image.draft(None, (min_size, min_size))
             if image.size != full_size:
                 image.info[FULL_SIZE] = full_size
-        return to_gray_or_rgb(image, max_value)
+        return _upright_gray_or_rgb(image, max_value)
 
 
 def read_deep_pixels(source: Path | bytes, name: str) -> DeepPixels | None:
@@ -99,7 +99,7 @@ def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int, max_v
             with suppress(ValueError):  # Pillow then reports a clearer error.
                 array = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
                 return torch.from_numpy(array).permute(2, 0, 1)
-        return to_tensor(to_gray_or_rgb(image, max_value), channels)
+        return to_tensor(_upright_gray_or_rgb(image, max_value), channels)
 
 
 @contextmanager
@@ -108,10 +108,12 @@ def _open(
 ) -> Iterator[Image.Image]:
     """Read an image's header; errors inside the context become ImageError."""
     # Pillow's warnings (about metadata, such as EXIF) do not contain the file. `catch_warnings` is not thread-safe.
-    if PILLOW_WARNINGS not in warnings.filters:
+    if warnings.filters[:1] != [PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=PILLOW_WARNINGS[3].pattern)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+        # Not by path: Pillow then maps uncompressed TIFF files to memory, with the sides of rotated ones swapped.
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        with file, Image.open(file, formats=formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageTooLargeError(
@@ -161,22 +163,27 @@ def printable(path: Path | str) -> str:
 
 
 def to_gray_or_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
-    """Convert an image of any mode to mode ``L`` or ``RGB``, upright, as `decode_image` does."""
-    # Of some formats, Pillow applies the orientation when it loads the pixels, and then removes the tag.
-    deep = read_deep(image) if is_deep(image) else None
-    image.load()
-    method = _transpose_method(image)
-    image = image if deep is None else to_8bit(deep, max_value)
+    """Convert an image of any mode to mode ``L`` or ``RGB``, without its orientation; see `decode_image`."""
+    if is_deep(image):
+        image = to_8bit(read_deep(image), max_value)
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.mode != "1" and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image if image.mode == mode else image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _upright_gray_or_rgb(image: Image.Image, max_value: float | None) -> Image.Image:
+    """Load an opened image, convert it to mode ``L`` or ``RGB``, and apply its orientation."""
+    converted = to_gray_or_rgb(image, max_value)
+    image.load()
+    # Of some formats, Pillow applies the orientation when it loads the pixels, and then removes the tag.
+    method = _transpose_method(image)
     if method is None:
-        return image
-    if FULL_SIZE in image.info and method in SWAPPING_METHODS:
-        image.info[FULL_SIZE] = image.info[FULL_SIZE][::-1]
-    return image.transpose(method)
+        return converted
+    if FULL_SIZE in converted.info and method in SWAPPING_METHODS:
+        converted.info[FULL_SIZE] = converted.info[FULL_SIZE][::-1]
+    return converted.transpose(method)
 
 
 def _transpose_method(image: Image.Image) -> Image.Transpose | None:

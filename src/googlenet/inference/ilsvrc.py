@@ -10,6 +10,7 @@ from ..data.dataset import Split
 from ..data.decode import decode_to_tensor
 from ..data.lazy import LazyImages
 from ..data.loader import EVAL_BATCH_PIXELS
+from ..data.preprocess import MARGIN
 from ..evaluation.confidence import ConfidenceInterval, wilson_interval
 from ..evaluation.metrics import Predictions, average_predictions, classification_metrics, is_correct
 from ..evaluation.predictor import Predictor
@@ -38,7 +39,7 @@ def _image_batches(split: Split, predictor: Predictor, base: int, num_crops: Num
     images = split.images
     if isinstance(images, LazyImages):
         preprocess, ranges = predictor.preprocess, images.ranges
-        min_size = 2 * max(crop_scales(base, num_crops))  # compare Preprocess.min_decode_size
+        min_size = MARGIN * max(crop_scales(base, num_crops))
         for index in range(len(split.labels)):
             data, name = ranges.read(index), ranges.name(index)
             yield decode_to_tensor(data, preprocess.channels, name, min_size, preprocess.max_value).unsqueeze(0)
