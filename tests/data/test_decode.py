@@ -1,13 +1,25 @@
 """Every kind of image file, written with Pillow, is decoded to the pixels that it shows."""
 
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torchvision.transforms import v2
 
-from googlenet.data.decode import ImageError, decode_image, to_tensor
+from googlenet.data.decode import (
+    TRANSPOSE_METHODS,
+    ImageError,
+    decode_image,
+    decode_to_tensor,
+    to_tensor,
+)
+from googlenet.data.preprocess import Preprocess
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -112,3 +124,130 @@ def test_to_tensor_channels() -> None:
     assert to_tensor(image, 3).shape == (3, 6, 8)
     with pytest.raises(ImageError, match="5 channels"):
         to_tensor(image, 5)
+
+
+def jpeg(image: Image.Image, exif: bytes = b"") -> bytes:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=95, exif=exif)
+    return content.getvalue()
+
+
+def with_orientation(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = orientation, "a description", 72.0
+    return exif.tobytes()
+
+
+def test_damaged_exif_does_not_exclude_an_image(tmp_path: Path) -> None:
+    """Every byte of the block is changed or cut off in turn; the pixels stay those of one of the orientations."""
+    image = Image.fromarray(np.add.outer(np.arange(24), 3 * np.arange(16)).astype(np.uint8))
+    exif = with_orientation(6)
+    methods = [None, *Image.Transpose]
+    plain = [decode_image(jpeg(image))] * len(methods)
+    allowed = {
+        image.tobytes() for image in (p if m is None else p.transpose(m) for p, m in zip(plain, methods, strict=True))
+    }
+    damaged = [exif[:6] + exif[6:][:length] for length in range(len(exif) - 6)]
+    damaged += [exif[:i] + bytes([value]) + exif[i + 1 :] for i in range(6, len(exif)) for value in (0, 7, 255)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for block in damaged:
+            assert decode_image(jpeg(image, block)).tobytes() in allowed
+            decoded = decode_to_tensor(jpeg(image, block), 1, "x.jpg", 24)
+            assert decoded.shape[1:] in ((24, 16), (16, 24))
+        for key in ("exif", "Raw profile type exif"):
+            for text in (b"\xff\xfe", exif[:20], b"\nexif\n  9\nzz"):
+                info = PngInfo()
+                info.add_text(key, text.decode("latin-1"), zip=True)
+                content = io.BytesIO()
+                image.save(content, "PNG", pnginfo=info, **({"exif": text} if key == "exif" else {}))
+                assert np.array_equal(np.asarray(decode_image(content.getvalue())), np.asarray(image))
+
+
+def test_warnings_of_pillow_are_not_printed_without_a_file_name() -> None:
+    image, exif = Image.fromarray(RAMP), with_orientation(1)
+    broken = jpeg(image, exif[: len(exif) // 2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(4) as pool:  # Changed filters would be those of all threads.
+            list(pool.map(decode_image, [broken] * 40))
+    assert not caught
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_orientation_of_other_formats_is_applied_once(tmp_path: Path, orientation: int, suffix: str) -> None:
+    stored = Image.fromarray(np.arange(6 * 4, dtype=np.uint8).reshape(4, 6) * 10)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"o.{suffix}", stored, exif=exif, **options)
+    method = TRANSPOSE_METHODS.get(orientation)
+    expected = np.asarray(stored if method is None else stored.transpose(method))
+    assert np.array_equal(np.asarray(decode_image(path).convert("L")), expected)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 40])
+def test_a_truncated_jpeg_is_an_error(cut: int) -> None:
+    content = jpeg(Image.fromarray(np.random.default_rng(cut).integers(0, 255, (64, 64), np.uint8)))
+    with pytest.raises(ImageError, match=r"x\.jpg: damaged"):
+        decode_image(content[:-cut], "x.jpg")
+
+
+def test_cmyk_jpeg_of_adobe_is_inverted() -> None:
+    """Pillow writes an Adobe marker and inverted values, as Photoshop does."""
+    for ink, expected in (((0, 0, 0, 0), 255), ((0, 0, 0, 255), 0), ((0, 0, 0, 100), 155)):
+        content = jpeg(Image.new("CMYK", (16, 16), ink))
+        assert b"Adobe" in content
+        assert np.abs(np.asarray(decode_image(content), int) - expected).max() <= 2
+
+
+def test_one_bit_and_partial_transparency(tmp_path: Path) -> None:
+    bits = RAMP > 100
+    for suffix in ("png", "tif", "bmp"):
+        path = saved(tmp_path / f"b.{suffix}", Image.fromarray(bits))
+        assert np.array_equal(np.asarray(decode_image(path)), bits * 255)
+    for alpha in (0, 64, 200, 255):
+        path = saved(tmp_path / "la.png", Image.merge("LA", [Image.fromarray(RAMP), Image.new("L", (8, 6), alpha)]))
+        expected = RAMP * (alpha / 255) + 255 * (1 - alpha / 255)
+        np.testing.assert_allclose(np.asarray(decode_image(path), float), expected, atol=1.01)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_first_frame_of_every_animation(tmp_path: Path, suffix: str) -> None:
+    colors = [(200, 10, 30), (10, 200, 30), (30, 10, 200)]
+    frames = [Image.new("RGB", (12, 10), color) for color in colors]
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], **options)
+    assert np.unique(np.asarray(decode_image(path)).reshape(-1, 3), axis=0).tolist() == [[200, 10, 30]]
+
+
+def test_first_image_of_an_mpo(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((16, 24, 3), value, np.uint8)) for value in (30, 220)]
+    path = saved(tmp_path / "m.mpo", frames[0], save_all=True, append_images=frames[1:])
+    decoded = np.asarray(decode_image(path), int)
+    assert decoded.shape == (16, 24, 3)
+    assert np.abs(decoded - 30).max() <= 2
+
+
+@pytest.mark.parametrize(("width", "height", "size"), [(900, 600, 32), (641, 1283, 50), (2000, 300, 32)])
+def test_reduced_photographs_stay_within_the_documented_tolerance(width: int, height: int, size: int) -> None:
+    """Compare with a full decode, resized with antialiasing by torchvision, for coarse patterns of high contrast."""
+    pattern = np.random.default_rng(width).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    photo = Image.fromarray(pattern).resize((width, height), Image.Resampling.BICUBIC)
+    content = jpeg(photo)
+    preprocess = Preprocess(size, 3, (0.0,) * 3, (1.0,) * 3)
+    full = decode_image(content)
+    reduced = decode_image(content, min_size=preprocess.min_decode_size())
+    assert reduced.width < full.width
+    assert min(reduced.size) >= 4 * size
+    side = min(full.size)
+    crop = v2.functional.center_crop(torch.from_numpy(np.array(full)).permute(2, 0, 1), [side, side]).float()
+    expected = v2.functional.resize(crop, [size, size], antialias=True)
+    pixels, description = preprocess.from_pil_unnormalized(reduced)
+    difference = (pixels[0] - expected).abs()
+    assert difference.mean() < 3.5
+    assert difference.max() < 16
+    assert description == f"{width}x{height} RGB, center {side}x{side}, resized to {size}x{size}"
+    rotated = decode_image(jpeg(photo, with_orientation(6)), min_size=preprocess.min_decode_size())
+    assert preprocess.from_pil_unnormalized(rotated)[1].startswith(f"{height}x{width} RGB")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ import googlenet
 from conftest import SEED
 from googlenet.checkpoint.format import Checkpoint, read_run_recipe, write_checkpoint
 from googlenet.config.parse import read_recipe
-from googlenet.config.schema import LossConfig, ModelConfig, OptimizerConfig, Recipe, SizeConfig
-from googlenet.data.loader import Batch
+from googlenet.config.schema import DataConfig, LossConfig, ModelConfig, OptimizerConfig, Recipe, SizeConfig
+from googlenet.data.loader import Batch, evaluation_batches
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.errors import InterruptedRunError
 from googlenet.evaluation.metrics import classification_metrics, run_inference
@@ -28,12 +29,14 @@ from googlenet.training.finetune import (
     init_from_checkpoint,
     load_init_checkpoint,
     resolve_init_options,
+    run_preprocess,
     set_train_mode,
 )
 from googlenet.training.fit import fit
 from googlenet.training.metrics_logger import read_metrics
 from googlenet.training.optim import build_optimizer
 from googlenet.training.setup import resolve_recipe
+from googlenet.training.tasks.base import load_options
 from googlenet.training.tasks.classification import ClassificationTask, balanced_class_weights
 from interruption import signal_at
 
@@ -79,6 +82,37 @@ def test_unset_options_come_from_the_checkpoint(weights: Callable[..., Path]) ->
     assert resolve_init_options(recipe) == recipe
     assert resolve_init_options(Recipe(size=SizeConfig(train=None))).size.train == 224
     assert resolve_init_options(Recipe()).model.name == "googlenet"
+
+
+@pytest.mark.parametrize(("crop_pct", "interpolation"), [(0.75, "bicubic"), (0.875, "bilinear"), (1.0, "bicubic")])
+def test_crop_and_interpolation_come_from_the_checkpoint(tmp_path: Path, crop_pct: float, interpolation: str) -> None:
+    """The pixels of a fine-tuned network are those of its initial weights, without an enlargement of stored images."""
+    preprocess = googlenet.Preprocess(12, 1, (0.3,), (0.4,), crop_pct=crop_pct, interpolation=interpolation)
+    model = googlenet.create_model("googlenet_bn", 3, 1, False, pool_mode="same", seed=7).eval()
+    recipe = Recipe(model=ModelConfig("googlenet_bn", False, "kaiming", 0.1, "same"), size=SizeConfig(train=12))
+    write_checkpoint(tmp_path / "init.safetensors", Checkpoint(model, preprocess, CLASSES, recipe, {}))
+    for label in "xy":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        noise = torch.randint(0, 256, (64, 48), dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).save(tmp_path / "images" / label / "0.png")
+    data_config = DataConfig(source=f"folder:{tmp_path}/images", val_split=0, normalize="pretrained")
+    start = ModelConfig(init_from=str(tmp_path / "init.safetensors"))
+    recipe = resolve_init_options(Recipe(model=start, data=data_config, size=SizeConfig(train=None)))
+    assert (recipe.data.crop_pct, recipe.data.interpolation) == (crop_pct, interpolation)
+    data = load_dataset(recipe.data.source, load_options(recipe))
+    assert run_preprocess(recipe, data, load_init_checkpoint(recipe), None) == preprocess
+    side = round(12 / crop_pct)
+    originals = torch.stack([torch.from_numpy(np.array(Image.open(name)))[None] for name in data.train.names])
+    squares = originals[:, :, 8:56].float()
+    stored = F.interpolate(squares, (side, side), mode=interpolation, antialias=True).clamp(0, 255)
+    torch.testing.assert_close(data.train.images.float(), stored, rtol=0, atol=1.01)
+    (batch,) = evaluation_batches(data.train, preprocess)
+    start_row = (side - 12) // 2
+    crop = data.train.images[..., start_row : start_row + 12, start_row : start_row + 12]
+    torch.testing.assert_close(batch.images, (crop / 255 - 0.3) / 0.4)
+    own = replace(data_config, crop_pct=0.5, interpolation="bilinear")
+    recipe = resolve_init_options(Recipe(model=start, data=own, size=SizeConfig(train=None)))
+    assert (recipe.data.crop_pct, recipe.data.interpolation) == (0.5, "bilinear")
 
 
 def test_auxiliary_heads_of_only_one_network(weights: Callable[..., Path]) -> None:

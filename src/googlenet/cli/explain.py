@@ -10,6 +10,7 @@ from .common import CommandParser, add_data_arguments, check_writable, int_list,
 
 if TYPE_CHECKING:
     from ..checkpoint.format import Checkpoint
+    from ..data.preprocess import Preprocess
     from ..explain.context import AnalysisResult, ExplainContext, ExplainData, InputImage
 
 DEFAULT_METHODS = ["cam", "sizes"]
@@ -77,6 +78,7 @@ def build_context(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Explai
     """Read the images and check the options; the data set is read when an analysis needs it."""
     from ..evaluation.predictor import NetworkPredictor, Predictor
     from ..explain.context import ExplainContext, ExplainData, check_options
+    from ..explain.size_sweep import FACTORS
     from ..inference.datasets import load_eval_dataset, select_split
     from ..inference.loading import LoadedModel
     from ..inference.multi_size import check_sizes
@@ -86,7 +88,8 @@ def build_context(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Explai
         if sizes:
             check_sizes(checkpoint.network.min_size, sizes)
     check_options(checkpoint, args.stage, args.label)
-    images = read_images(args.images, checkpoint.preprocess.channels)
+    largest = max(size, *(args.sizes or (round(checkpoint.preprocess.size * max(FACTORS)),)))
+    images = read_images(args.images, checkpoint.preprocess, largest)
 
     def load_data() -> "ExplainData":
         predictor: Predictor = NetworkPredictor(checkpoint.network, checkpoint.preprocess, checkpoint.classes)
@@ -97,21 +100,21 @@ def build_context(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Explai
     return ExplainContext(checkpoint, images, load_data, size, args.sizes, args.stage, args.label)
 
 
-def read_images(names: list[str], channels: int) -> "list[InputImage]":
-    """Read image files, folders and standard input; equal names are numbered."""
+def read_images(names: list[str], preprocess: "Preprocess", largest: int) -> "list[InputImage]":
+    """Read image files, folders and standard input, to be resized to at most `largest`; equal names are numbered."""
     from ..data.decode import decode_image, to_tensor
     from ..explain.context import InputImage
     from ..inference.predict import STDIN, expand_paths
 
     images: dict[str, InputImage] = {}
     for path in expand_paths(names):
-        if path == STDIN:
-            image, name = decode_image(sys.stdin.buffer.read(), "standard input"), "standard-input"
-        else:
-            image, name = decode_image(Path(path)), Path(path).stem
+        is_stdin = path == STDIN
+        source, name = (sys.stdin.buffer.read(), "standard-input") if is_stdin else (Path(path), Path(path).stem)
+        label, min_size = "standard input" if is_stdin else None, preprocess.min_decode_size(largest)
+        image = decode_image(source, label, min_size, max_value=preprocess.max_value)
         candidates = (name, *(f"{name}-{number}" for number in range(2, len(images) + 2)))
         name = next(candidate for candidate in candidates if candidate not in images)
-        images[name] = InputImage(path, name, to_tensor(image, channels).unsqueeze(0))
+        images[name] = InputImage(path, name, to_tensor(image, preprocess.channels).unsqueeze(0))
     return list(images.values())
 
 
@@ -130,7 +133,7 @@ def write_files(
     contents[folder / "explain.html"] = render("page.html", title=title, subtitle=subtitle, sections=sections)
     if args.report:
         report = Path(args.run) / REPORT
-        contents[report] = insert_sections(report.read_text(), results)
+        contents[report] = insert_sections(report.read_text(encoding="utf-8"), results)
     for path, content in contents.items():
         write_atomically(path, content)
     return [str(path) for path in contents]

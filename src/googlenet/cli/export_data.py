@@ -25,7 +25,9 @@ def select_export_data(
     preprocess, is_detector = checkpoint.preprocess, checkpoint.recipe.task == "detection"
     num_images = min(max_images or DETECTION_SAMPLE_SIZE, 1000) if is_detector else SAMPLE_SIZE
     if folder:
-        images = [decode_image(Path(file)) for file in expand_paths([folder])[:num_images] if file != folder]
+        min_size = None if is_detector else preprocess.min_decode_size()
+        files = [Path(file) for file in expand_paths([folder])[:num_images] if file != folder]
+        images = [decode_image(file, min_size=min_size, max_value=preprocess.max_value) for file in files]
         if not images:
             raise ValueError(f"{folder}: no images; name a folder with --images")
         if is_detector:

@@ -10,7 +10,7 @@ import yaml
 
 from ..data.augment import Flip
 from ..data.dataset import OnError
-from ..data.preprocess import CropMode
+from ..data.preprocess import CropMode, Interpolation
 from ..devices import Precision
 
 
@@ -97,6 +97,12 @@ class DataConfig(_Validated):
         normalize: dataset (subtract the mean of the training pixels, divide by their standard deviation), none (pixels
             in [0, 1]), or pretrained (as the weights of model.init_from expect).
         crop_mode: how an image becomes square: center (crop) or squash (resize without keeping the aspect ratio).
+        crop_pct: side of the center crop as a fraction of the shorter side, in (0, 1]; unset: that of model.init_from,
+            else 1.
+        interpolation: bilinear or bicubic; unset: that of model.init_from, else bilinear.
+        max_value: the pixel value that is white in images with more than 8 bits per channel; larger ones are clipped.
+            Unset: the value that the file declares, else the smallest of 1 (floats), 255, 1023, 4095 and 65535 that
+            holds the maximum of the training images.
         on_error: unreadable images, and in detection also unusable annotations: skip (and list them) or raise.
         max_samples: use at most this many images of each split; unset: all.
         in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they
@@ -110,6 +116,9 @@ class DataConfig(_Validated):
     split_seed: int | None = within("[0, 2147483648)", None)
     normalize: Literal["dataset", "none", "pretrained"] = "dataset"
     crop_mode: CropMode = "center"
+    crop_pct: float | None = within("(0, 1]", None)
+    interpolation: Interpolation | None = None
+    max_value: float | None = within("(0, inf)", None)
     on_error: OnError = "skip"
     max_samples: int | None = within("[1, inf)", None)
     in_memory: bool | None = None

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .accounting import Accounting
-from .lazy import LazyImages, default_num_workers
-from .preprocess import CropMode, Preprocess
-from .scan import check_images, pixel_statistics
+from .disk_cache import cached_json
+from .lazy import ByteRanges, LazyImages, default_num_workers
+from .preprocess import CropMode, Interpolation, Preprocess
+from .scan import check_images, find_max_value, pixel_statistics
 
 OnError = Literal["skip", "raise"]
 
@@ -67,6 +69,7 @@ class Dataset:
     `source` has absolute paths; `classes` are in the order of the labels, and `synsets` are their WordNet identifiers,
     if the source has them. `validation` images are the source's own or held out of `train`; `test` may be empty. `mean`
     and `std` of the training pixels are fractions of the pixel range. `accounting` counts the used and excluded files.
+    `max_value` is white in images of more than 8 bits per channel; see `Preprocess`.
     """
 
     source: str
@@ -78,6 +81,7 @@ class Dataset:
     std: tuple[float, ...]
     accounting: Accounting = field(default_factory=Accounting)
     synsets: tuple[str, ...] = ()
+    max_value: float | None = None
 
     def to(self, device: torch.device) -> "Dataset":
         """Move the images to `device`, so that batches are created there."""
@@ -109,6 +113,8 @@ class LoadOptions:
         validation: training images, selected by `seed`, held out if the source has none: a count or a fraction below 1.
         size: height and width at which images are stored, in pixels.
         crop_mode: how an image becomes square: center (crop) or squash.
+        interpolation: bilinear or bicubic.
+        max_value: the value that is white in images of more than 8 bits per channel; unset: see `pixel_range`.
         channels: 1 (gray) or 3 (RGB); unset: 1 if all images are gray.
         on_error: unreadable files: skip (and list them) or raise ImageError.
         max_samples: use at most this many images of each split, evenly spaced; unset: all.
@@ -121,6 +127,8 @@ class LoadOptions:
     validation: float = 0.1
     size: int = 224
     crop_mode: CropMode = "center"
+    interpolation: Interpolation = "bilinear"
+    max_value: float | None = None
     channels: int | None = None
     on_error: OnError = "skip"
     max_samples: int | None = None
@@ -137,7 +145,19 @@ class LoadOptions:
     def storage(self) -> Preprocess:
         """Return the crop, size and channels of stored images: RGB until all images are known to be gray."""
         channels = self.channels or 3
-        return Preprocess(self.size, channels, (0.0,) * channels, (1.0,) * channels, crop_mode=self.crop_mode)
+        zeros, ones = (0.0,) * channels, (1.0,) * channels
+        return Preprocess(
+            self.size, channels, zeros, ones, self.crop_mode, interpolation=self.interpolation, max_value=self.max_value
+        )
+
+    def with_max_value(self, splits: Iterable[ByteRanges], cached: bool) -> "LoadOptions":
+        """Set `max_value`, if it is unset, to that of the images of the first split that is not empty."""
+        ranges = next((ranges for ranges in splits if len(ranges.file)), None)
+        if self.max_value is not None or ranges is None:
+            return self
+        key = ranges.fingerprints().tobytes() if cached else b""
+        find = partial(find_max_value, ranges)
+        return replace(self, max_value=cached_json("max_value", key, find) if cached else find())
 
 
 class LoadedSplit(NamedTuple):
@@ -179,7 +199,10 @@ def build_dataset(
     # Some sources have no training images, only images to evaluate on.
     measured = next((split for split in splits.values() if split), splits["train"])
     mean, std = pixel_statistics(measured.images)
-    return Dataset(source, classes, splits["train"], splits["validation"], splits["test"], mean, std, accounting)
+    return Dataset(
+        source, classes, splits["train"], splits["validation"], splits["test"], mean, std, accounting,
+        max_value=options.max_value,
+    )  # fmt: skip
 
 
 def num_validation(count: int, validation: float) -> int:

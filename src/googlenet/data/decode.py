@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from torch import Tensor
+
+from .pixel_range import DeepPixels, is_deep, read_deep, to_8bit
 
 try:
     import simplejpeg
@@ -37,6 +40,17 @@ SUFFIXES = frozenset((
     ".qoi", ".psd", ".ras", ".msp", ".blp",
     *((".heic", ".heif", ".hif") if pillow_heif else ()),
 ))  # fmt: skip
+# What makes an image with an EXIF orientation upright.
+TRANSPOSE_METHODS: dict[Any, Image.Transpose] = dict(enumerate(
+    (
+        Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+    ),
+    start=2,
+))  # fmt: skip
+SWAPPING_METHODS = [TRANSPOSE_METHODS[orientation] for orientation in range(5, 9)]  # These swap width and height.
+FULL_SIZE = "full_size"
+PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class ImageError(ValueError):
@@ -54,36 +68,48 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] | None = None,
+    max_value: float | None = None,
 ) -> Image.Image:
     """Decode a file, or its bytes, to a Pillow image of mode ``L`` (gray) or ``RGB``.
 
-    The EXIF orientation is applied, transparency is composited over white, 16-bit gray is scaled to 8 bits, and an
-    animation becomes its first frame. `name` is the file's name in error messages. With `min_size`, a JPEG may be
-    decoded, faster, at 1/2, 1/4 or 1/8 of its size if no side becomes smaller than that. `formats` are Pillow's names
-    of the allowed formats; by default all.
+    The EXIF orientation is applied, transparency is composited over white, more than 8 bits per channel are scaled to 8
+    bits (see `pixel_range`; `max_value` is white), and an animation becomes its first frame. `name` is the file's name
+    in error messages. With `min_size`, a JPEG may be decoded, faster and in less memory, at 1/2, 1/4 or 1/8 of its size
+    if no side becomes smaller than that; see `Preprocess.min_decode_size`. `formats` are Pillow's names of the allowed
+    formats; by default all. Metadata that cannot be read are ignored. ``info[FULL_SIZE]`` of a reduced image is its
+    width and height in the file, upright.
 
-    Raises ImageError if the file is missing, damaged or not an image, and ImageTooLargeError, before decoding, if it
-    has more than `max_pixels` pixels.
+    Raises ImageError if the file is missing, damaged, truncated or not an image, and ImageTooLargeError, before
+    decoding, if it has more than `max_pixels` pixels.
     """
     label = name or (str(source) if isinstance(source, Path) else "the image")
     with _open(source, label, max_pixels, formats) as image:
         if min_size is not None:
+            full_size = image.size
             image.draft(None, (min_size, min_size))
-        return _to_gray_or_rgb(ImageOps.exif_transpose(image))
+            if image.size != full_size:
+                image.info[FULL_SIZE] = full_size
+        return _upright_gray_or_rgb(image, max_value)
 
 
-def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int) -> Tensor:
+def read_deep_pixels(source: Path | bytes, name: str) -> DeepPixels | None:
+    """Read an image with more than 8 bits per channel; None for other images, of which only the header is read."""
+    with _open(source, name) as image:
+        return read_deep(image) if is_deep(image) else None
+
+
+def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int, max_value: float | None = None) -> Tensor:
     """Decode the bytes of a file like `decode_image` with `min_size`, to uint8 (channels, h, w)."""
     with _open(data, name) as image:
         full_size = image.size
         image.draft(None, (min_size, min_size))
-        upright = image.format == "JPEG" and image.size == full_size and image.getexif().get(Base.Orientation, 1) == 1
+        upright = image.format == "JPEG" and image.size == full_size and _transpose_method(image) is None
         # simplejpeg decodes JPEGs that need no further processing: faster, to the same pixels.
         if simplejpeg and upright and image.mode == ("L" if channels == 1 else "RGB"):
             with suppress(ValueError):  # Pillow then reports a clearer error.
                 array = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
                 return torch.from_numpy(array).permute(2, 0, 1)
-        return to_tensor(_to_gray_or_rgb(ImageOps.exif_transpose(image)), channels)
+        return to_tensor(_upright_gray_or_rgb(image, max_value), channels)
 
 
 def decoded_size(
@@ -103,16 +129,19 @@ def _open(
     source: Path | bytes, label: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """Read an image's header; errors inside the context become ImageError."""
+    # Pillow's warnings (about metadata, such as EXIF) do not contain the file. `catch_warnings` is not thread-safe.
+    if warnings.filters[:1] != [PILLOW_WARNINGS]:
+        warnings.filterwarnings("ignore", module=PILLOW_WARNINGS[3].pattern)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageTooLargeError(
-                        f"{label}: {width}x{height} pixels are more than the {max_pixels:,} allowed; resize it first"
-                    )
-                yield image
+        # Not by path: Pillow then maps uncompressed TIFF files to memory, with the sides of rotated ones swapped.
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        with file, Image.open(file, formats=formats) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageTooLargeError(
+                    f"{label}: {width}x{height} pixels are more than the {max_pixels:,} allowed; resize it first"
+                )
+            yield image
     except ImageError:
         raise
     # For a damaged file, Pillow's decoders raise many types, such as struct.error and SyntaxError.
@@ -137,7 +166,8 @@ def to_tensor(image: Image.Image, channels: int) -> Tensor:
     """Convert a Pillow image to uint8 (channels, height, width), for 1 (gray) or 3 (RGB) channels."""
     if channels not in (1, 3):
         raise ImageError(f"the network takes {channels} channels; an image gives 1 (gray) or 3 (RGB)")
-    array = np.array(image.convert("L" if channels == 1 else "RGB"))
+    mode = "L" if channels == 1 else "RGB"
+    array = np.array(image if image.mode == mode else image.convert(mode))
     return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous()
 
 
@@ -147,9 +177,10 @@ def printable(path: Path | str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _to_8bit(image)
+def to_gray_or_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
+    """Convert an image of any mode to mode ``L`` or ``RGB``, without its orientation; see `decode_image`."""
+    if is_deep(image):
+        image = to_8bit(read_deep(image), max_value)
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.mode != "1" and image.has_transparency_data:
         image = image.convert("RGBA")
@@ -157,15 +188,22 @@ def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _to_8bit(image: Image.Image) -> Image.Image:
-    """Scale gray values to 8 bits: 16-bit integers by 1/257, floats in [0, 1] by 255; values up to 255 are kept.
+def _upright_gray_or_rgb(image: Image.Image, max_value: float | None) -> Image.Image:
+    """Load an opened image, convert it to mode ``L`` or ``RGB``, and apply its orientation."""
+    converted = to_gray_or_rgb(image, max_value)
+    image.load()
+    # Of some formats, Pillow applies the orientation when it loads the pixels, and then removes the tag.
+    method = _transpose_method(image)
+    if method is None:
+        return converted
+    if FULL_SIZE in converted.info and method in SWAPPING_METHODS:
+        converted.info[FULL_SIZE] = converted.info[FULL_SIZE][::-1]
+    return converted.transpose(method)
 
-    32-bit integers are interpreted as 16-bit if any is above 255; values above 65,535 become white.
-    """
-    values = np.asarray(image).astype(np.float64)
-    maximum = float(np.nanmax(values, initial=0.0))
-    if image.mode == "F":
-        scale = 255.0 if maximum <= 1.0 else 1.0
-    else:
-        scale = 1.0 / 257.0 if image.mode != "I" or maximum > 255 else 1.0
-    return Image.fromarray(np.clip(np.rint(np.nan_to_num(values) * scale), 0, 255).astype(np.uint8))
+
+def _transpose_method(image: Image.Image) -> Image.Transpose | None:
+    """Return how to make an image upright by its EXIF orientation; None if it is, or if the tag cannot be read."""
+    # Damaged EXIF blocks make Pillow raise many types. The pixels are intact.
+    with suppress(Exception):
+        return TRANSPOSE_METHODS.get(image.getexif().get(Base.Orientation))
+    return None

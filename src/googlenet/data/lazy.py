@@ -6,8 +6,10 @@ import itertools
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -57,6 +59,17 @@ class ByteRanges(NamedTuple):
         except OSError as error:
             raise image_error(error, path) from None
 
+    def source(self, index: int) -> Path | bytes:
+        """Return an image's path, or its bytes if the file contains several."""
+        return self.read(index) if self.size[index] >= 0 else Path(os.fsdecode(bytes(self.files[self.file[index]])))
+
+    def is_jpeg(self, index: int) -> bool:
+        """Return whether the first bytes are those of a JPEG."""
+        with suppress(OSError), open(os.fsdecode(bytes(self.files[self.file[index]])), "rb", buffering=0) as file:
+            file.seek(int(self.start[index]))
+            return file.read(2) == b"\xff\xd8"
+        return False
+
     def name(self, index: int) -> str:
         """Return the file of an image for messages, with the position if the file contains several."""
         path = printable(os.fsdecode(self.files[self.file[index]]))
@@ -81,9 +94,8 @@ class ByteRanges(NamedTuple):
 class LazyImages:
     """Images on disk with the interface of a uint8 tensor (n, channels, size, size).
 
-    `preprocess` is their crop, size and channels. The pixels are those of an image decoded in memory, except that
-    JPEGs of at least twice the size are decoded at a fraction of it. `num_workers` processes decode ahead; with 0 the
-    calling process decodes. The pixels do not depend on their number.
+    `preprocess` is their crop, size and channels. The pixels are those of an image decoded in memory. `num_workers`
+    processes decode ahead; with 0 the calling process decodes. The pixels do not depend on their number.
     """
 
     ranges: ByteRanges
@@ -112,11 +124,14 @@ class LazyImages:
 
     def read(self, indices: Tensor) -> Tensor:
         """Decode images in this process, to the CPU; ImageError with the name of a missing or damaged file."""
-        channels, size = self.preprocess.channels, self.preprocess.size
+        preprocess = self.preprocess
+        channels, size, min_size = preprocess.channels, preprocess.size, preprocess.min_decode_size()
         pixels = torch.empty(len(indices), channels, size, size, dtype=torch.uint8)
         for position, index in enumerate(indices.tolist()):
-            image = decode_to_tensor(self.ranges.read(index), channels, self.ranges.name(index), size)
-            pixels[position] = self.preprocess.to_uint8(image)
+            data, name = self.ranges.read(index), self.ranges.name(index)
+            pixels[position] = preprocess.to_uint8(
+                decode_to_tensor(data, channels, name, min_size, preprocess.max_value)
+            )
         return pixels
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:

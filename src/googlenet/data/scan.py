@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .decode import ImageError, decode_image
+from .decode import ImageError, decode_image, read_deep_pixels
 from .disk_cache import cache_path, cache_write, cached_json
 from .lazy import ByteRanges, LazyImages, index_batches
+from .pixel_range import DeepPixels, white_value
 
 CHUNK = 256  # images that a thread decodes at a time
 LOG_INTERVAL_S = 10.0
@@ -87,6 +89,36 @@ def _load_cache(path: Path, fingerprints: NDArray[np.uint64]) -> tuple[NDArray[n
             return np.isin(fingerprints, cached), np.isin(fingerprints, cached[gray])
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
         return np.zeros(len(fingerprints), np.bool_), np.zeros(len(fingerprints), np.bool_)
+
+
+def find_max_value(ranges: ByteRanges) -> float | None:
+    """Determine the value that is white in a data set's images of more than 8 bits per channel; see `pixel_range`.
+
+    Returns None if there are no such images, or if all of them declare it. Raises ValueError for floats in 0..1 beside
+    integers.
+    """
+
+    def read(index: int) -> DeepPixels | None:
+        with suppress(ImageError):
+            if not ranges.is_jpeg(index):
+                pixels = read_deep_pixels(ranges.source(index), ranges.name(index))
+                return None if pixels is None else pixels._replace(values=np.full(1, pixels.maximum, np.float32))
+        return None
+
+    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
+        deep = [pixels for pixels in pool.imap(read, range(len(ranges.file)), CHUNK) if pixels is not None]
+    unknown = [pixels for pixels in deep if pixels.declared is None]
+    if not unknown:
+        return None
+    by_type = {is_float: [p.maximum for p in unknown if p.is_float is is_float] for is_float in (False, True)}
+    whites = [white_value(max(maxima), is_float) for is_float, maxima in by_type.items() if maxima]
+    whites += [pixels.declared for pixels in deep if pixels.declared is not None and not pixels.fixed]
+    if min(whites) == 1.0 < max(whites):
+        raise ValueError(
+            f"images of floats in 0..1 beside images with values up to {max(whites):g}: convert them to one range, or "
+            "set data.max_value to the value that is white"
+        )
+    return max(whites)
 
 
 def pixel_statistics(images: Tensor | LazyImages) -> Statistics:

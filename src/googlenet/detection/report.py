@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.utils import draw_bounding_boxes
 
-from ..evaluation.plots import Curve, new_figure, style_axes, to_svg, training_curves
+from ..evaluation.fonts import drawn_names, font_file, numbers_note
+from ..evaluation.plots import Curve, legend_label, new_figure, style_axes, to_svg, training_curves
 from ..evaluation.report import Cell, GalleryItem, ReportInfo, Section, Tile, render, render_run_page
 from ..palette import BLUE, GRAY, GREEN, VERMILLION
 from .boxes import intersection_over_area
@@ -20,6 +21,7 @@ from .data.dataset import Detections, Sample
 from .metrics import IOU_THRESHOLDS, CocoMetrics, EvaluatedSplit
 
 MAX_ERRORS = 12
+MAX_CURVES = 20  # classes in the precision-recall chart
 # Smaller images are enlarged to about this longer side, in pixels.
 GALLERY_SIDE = 256
 # Objects without a detection above this score are false negatives.
@@ -47,10 +49,11 @@ def render_detection_report(info: ReportInfo, split: Sequence[Sample], predictio
         labels = {"ap": ap, "ap50": "AP50", "ap75": "AP75", "recall": "recall, 100 detections per image"}
         tiles = [Tile(f"{summary[name]:.4f}", label) for name, label in labels.items() if name in summary]
         found = predictions.detections
+        note = numbers_note(classes, range(min(MAX_CURVES, len(classes))))
         false_negatives, false_positives = find_errors(split, found)
         sections += [
             Section("Precision and recall", "The mean over the classes at three IoU thresholds, and each class at an "
-                    "IoU of 0.5.", drawn(lambda: precision_recall_curves(metrics, classes))),
+                    f"IoU of 0.5.{note}", drawn(lambda: precision_recall_curves(metrics, classes))),
             Section("By class and size", "", _metrics_table(metrics)),
             Section("Worst false negatives", "Objects without a detection of their class at an IoU of 0.5, the largest "
                     "first; gray boxes are the ground truth.",
@@ -80,8 +83,10 @@ def precision_recall_curves(metrics: CocoMetrics, classes: Sequence[str]) -> str
         if measured.any():
             mean = np.nanmean(metrics.precision[IOU_THRESHOLDS.index(threshold)][:, measured], axis=1)
             mean_axis.plot(recalls, mean, color=color, lw=1.4, label=f"IoU {threshold:g}")
-    for index in measured[:20].nonzero()[0]:
-        class_axis.plot(recalls, metrics.precision[0, :, index], lw=1.1, label=classes[index])
+    drawn = measured[:MAX_CURVES].nonzero()[0].tolist()
+    names = drawn_names(classes, drawn)
+    for index in drawn:
+        class_axis.plot(recalls, metrics.precision[0, :, index], lw=1.1, label=legend_label(names[index]))
     for axis in (mean_axis, class_axis):
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
         if axis.lines:
@@ -132,7 +137,12 @@ def draw_boxes(
     last = torch.tensor([canvas.shape[2], canvas.shape[1]] * 2) - 1
     drawn = torch.minimum((boxes * factor).round(), last.to(boxes.dtype))
     drawn = torch.cat((torch.minimum(drawn[:, :2], drawn[:, 2:]), drawn[:, 2:]), dim=1)
-    image: Tensor = draw_bounding_boxes(canvas, drawn, list(texts), list(colors), width=max(1, min(factor, 3)))
+    # The default font of Pillow has Latin letters only. One font must have the characters of all texts.
+    font = None if all(text.isascii() for text in texts) else font_file(texts)
+    texts = [text if font else text.encode("ascii", "backslashreplace").decode() for text in texts]
+    image: Tensor = draw_bounding_boxes(
+        canvas, drawn, texts, list(colors), width=max(1, min(factor, 3)), font=font, font_size=10 if font else None
+    )
     return image
 
 
@@ -144,7 +154,7 @@ def _gallery(
     for error in errors[:MAX_ERRORS]:
         sample = samples[error.image_index]
         boxes = torch.cat((sample.boxes, error.box.unsqueeze(0)))
-        texts = [""] * len(sample.boxes) + [classes[error.label]]
+        texts = [""] * len(sample.boxes) + [drawn_names(classes, [error.label])[error.label]]
         pixels = sample.read(3 if isinstance(sample.pixels, Tensor) and len(sample.pixels) == 3 else 1)
         image = draw_boxes(pixels, boxes, texts, [GRAY] * len(sample.boxes) + [VERMILLION])
         note = f" ({error.score:.0%})" if error.score else confused_with(detections[error.image_index], error, classes)

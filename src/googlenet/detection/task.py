@@ -79,8 +79,10 @@ def load_data(recipe: Recipe) -> DetectionDataset:
     if recipe.detection.head != "rcnn":
         get_head_module(recipe.detection.head)
     data = recipe.data
-    if data.crop_mode != "center" or data.in_memory is not None or data.num_workers is not None:
-        raise ValueError("data.crop_mode, data.in_memory and data.num_workers are for classification: leave them unset")
+    options = ("crop_pct", "interpolation", "in_memory", "num_workers")
+    if data.crop_mode != "center" or any(getattr(data, option) is not None for option in options):
+        raise ValueError(f"data.crop_mode, {', '.join(f'data.{option}' for option in options)} are for classification: "
+                         "leave them unset")  # fmt: skip
     return load_detection_dataset(data.source, load_options(recipe))
 
 

@@ -4,10 +4,15 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ..palette import BLUE, GRAY, GREEN, LIGHT_GRAY, VERMILLION
 from .calibration import Calibration
+from .fonts import escape_undrawable, font_families
+
+LABEL_MARK = "\u200b"  # a zero-width space
 
 
 def new_figure(width: float, height: float, dpi: int = 120) -> Figure:
@@ -23,17 +28,36 @@ def style_axes(*axes: Any, hide: Sequence[str] = ("top", "right")) -> None:
         axis.spines[list(hide)].set_visible(False)
 
 
+def legend_label(name: str) -> str:
+    """Return a name as the label of a line, also if it starts with "_", which Matplotlib leaves out of legends."""
+    return LABEL_MARK + name
+
+
+def _save(figure: Figure, buffer: Any, **options: Any) -> None:
+    """Render a figure whose texts are names: without formulas, and with fonts for their characters."""
+    texts = figure.findobj(Text)
+    for text in texts:
+        text.set_text(escape_undrawable(text.get_text().replace(LABEL_MARK, "")))
+        text.set_parse_math(False)
+    families = font_families(text.get_text() for text in texts)
+    for text in texts:
+        text.set_fontfamily(families)
+    # Ticks are created again when a figure is drawn.
+    with rc_context({"text.parse_math": False, "font.family": families}):
+        figure.savefig(buffer, **options)
+
+
 def to_png(figure: Figure) -> bytes:
     """Render a figure as a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    _save(figure, buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def to_svg(figure: Figure) -> str:
     """Render a figure as an SVG element."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    _save(figure, buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.fonts import drawn_names, numbers_note
 from ..evaluation.predictor import ClassifierHead
 from ..models.network import Network
 from . import plotting
@@ -94,8 +95,13 @@ def run(context: ExplainContext) -> AnalysisResult:
             position = f"at {size} px the map has one position and shows no location: use a larger --size"
         label, probability = rows[0]["label"], rows[0]["probability"]
         result.lines.append(f"{image.path}: {label} {probability:.3f}, map {height}x{width}, {position}")
-        titles = [f"{row['label']}\nlogit {row['logit']:.2f}, p {row['probability']:.2f}" for row in rows]
+        names = context.checkpoint.classes
+        titles = [
+            f"{name}\nlogit {row['logit']:.2f}, p {row['probability']:.2f}"
+            for name, row in zip(drawn_names(names, classes).values(), rows, strict=True)
+        ]
         png = plotting.draw_cam(context.displayed(image), titles, maps)
         caption = f"Class activation maps of {image.path}: contribution of each position to the class's logit."
+        caption += numbers_note(names, classes)
         result.images.append(OutputImage(f"{image.name}-cam.png", png, caption))
     return result

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FailedError
+from ..evaluation.fonts import drawn_names, numbers_note
 from ..models.network import Network
 from . import plotting
 from .context import AnalysisResult, ExplainContext, OutputImage, get_layer, stage_names
@@ -66,8 +67,10 @@ def run(context: ExplainContext) -> AnalysisResult:
         result.document.append({"path": image.path, "label": label, "probability": probability, "stages": rows})
         positions = ", ".join(f"{stage} ({x:.0f}, {y:.0f})" for stage, (y, x) in zip(stages, peaks, strict=True))
         result.lines.append(f"{image.path}: {label} {probability:.3f}, peaks {positions}")
+        drawn = drawn_names(context.checkpoint.classes, [index])[index]
         maps = list(zip(stages, cams, scores, strict=True))
-        png = plotting.draw_gradcam(context.displayed(image), f"{label}, p {probability:.2f}", maps)
+        png = plotting.draw_gradcam(context.displayed(image), f"{drawn}, p {probability:.2f}", maps)
         caption = f"Grad-CAM and activation x gradient of {image.path} for {label}, by stage."
+        caption += numbers_note(context.checkpoint.classes, [index])
         result.images.append(OutputImage(f"{image.name}-gradcam.png", png, caption))
     return result

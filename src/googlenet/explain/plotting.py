@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from ..evaluation.plots import new_figure, style_axes, to_png
+from ..evaluation.plots import legend_label, new_figure, style_axes, to_png
 from ..palette import GRAY, PALETTE, VERMILLION
 
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ def draw_sizes(
     left, right = figure.subplots(1, 2, width_ratios=(1, 3))
     _show_input(left, image)
     for index, (label, probabilities) in enumerate(curves.items()):
-        right.plot(sizes, probabilities, MARKERS[index % 7], color=PALETTE[index % 7], ms=4, lw=1.3, label=label)
+        right.plot(
+            sizes, probabilities, MARKERS[index % 7], color=PALETTE[index % 7], ms=4, lw=1.3, label=legend_label(label)
+        )
     right.axvline(network_size, color=GRAY, lw=1, ls=":", label="the network's own size")
     right.set(xlabel="image size (pixels)", ylabel="probability", ylim=(-0.03, 1.03))
     style_axes(right)
@@ -275,8 +277,12 @@ def draw_gradients(networks: "Mapping[str, Sequence[GradientNorms]]") -> bytes:
     for column, axis in enumerate(axes):
         for index, (name, steps) in enumerate(networks.items()):
             norms = steps[column]
-            axis.plot(norms.relative, MARKERS[index % 7], color=PALETTE[index % 7], ms=4, lw=1.2, label=name)
+            axis.plot(
+                norms.relative, MARKERS[index % 7], color=PALETTE[index % 7], ms=4, lw=1.2, label=legend_label(name)
+            )
         axis.set(yscale="log", xlabel="layer, shallow to deep")
+        axis.yaxis.set_major_formatter("{x:g}")  # The default formatter writes formulas.
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_title(f"after {norms.steps} steps" if norms.steps else "before the first step", fontsize=10)
         axis.set_xticks(range(len(norms.layers)), norms.layers, rotation=60, ha="right", fontsize=7)
         style_axes(axis)

@@ -6,6 +6,7 @@ Global average pooling lets a network accept any size; this shows at which sizes
 
 import torch
 
+from ..evaluation.fonts import drawn_names, numbers_note
 from . import plotting
 from .context import AnalysisResult, ExplainContext, OutputImage
 
@@ -25,12 +26,13 @@ def run(context: ExplainContext) -> AnalysisResult:
             logits = torch.cat([model(context.normalized(image, size)) for size in sizes])
         rows = logits.cpu().double().softmax(-1)
         best = rows.amax(0).topk(min(NUM_CLASSES, len(classes))).indices.tolist()
-        curves = {classes[k]: rows[:, k].tolist() for k in best}
+        curves = {name: rows[:, k].tolist() for k, name in drawn_names(classes, best).items()}
         class_rows = [{"label": classes[k], "probability": rows[:, k].tolist()} for k in best]
         result.document.append({"path": image.path, "network_size": own, "sizes": sizes, "classes": class_rows})
         top = zip(sizes, rows.argmax(-1).tolist(), rows.amax(-1).tolist(), strict=True)
         line = ", ".join(f"{size} px {classes[k]} {probability:.2f}" for size, k, probability in top)
         result.lines.append(f"{image.path}: {line}")
         png = plotting.draw_sizes(context.displayed(image), sizes, curves, own)
-        result.images.append(OutputImage(f"{image.name}-sizes.png", png, f"{image.path}: class probabilities by size."))
+        caption = f"{image.path}: class probabilities by size.{numbers_note(classes, best)}"
+        result.images.append(OutputImage(f"{image.name}-sizes.png", png, caption))
     return result

@@ -164,9 +164,9 @@ def _write_files(
             files[backend.engine] = backend.module.write(spec, work)
         # The example predict_ENGINE.py or detect_ENGINE.py needs the engine, numpy and Pillow only.
         kind = "detect" if spec.output == "boxes" else "predict"
-        template = Template((EXAMPLES / f"{kind}.py.template").read_text())
+        template = Template((EXAMPLES / f"{kind}.py.template").read_text(encoding="utf-8"))
         example = template.substitute(backend._asdict(), manifest=MANIFEST_NAME, code=backend.module.EXAMPLE)
-        (work / f"{kind}_{backend.engine}.py").write_text(example)
+        (work / f"{kind}_{backend.engine}.py").write_text(example, encoding="utf-8")
     packages = sorted({"googlenet", *files} - {"torch"})
     versions = {name: version for name in packages if (version := package_version(name))}
     network = spec.network if isinstance(spec, ExportSpec) and FEATURES in spec.output_names else None

@@ -17,6 +17,8 @@ from ..evaluation.predictor import ClassifierHead
 MANIFEST_NAME, HEAD_NAME = MANIFEST_FILE, "classifier.safetensors"
 VERSION = 1
 COLOR_FORMATS = {1: "L", 3: "RGB"}
+# Fields of `Preprocess` that the file contains unchanged.
+PREPROCESSING = ("crop_mode", "crop_pct", "interpolation")
 # Fields of `Manifest` that the file contains unchanged.
 RESULTS = ("accuracy", "max_error", "int8", "calibration", "head", "versions")
 
@@ -67,7 +69,7 @@ class Manifest:
                 "min_size": self.min_size,
                 "dynamic_size": self.dynamic_size,
                 "dynamic_batch": not detector,
-                **{key: preprocess[key] for key in ("crop_mode", "crop_pct", "interpolation")},
+                **{key: preprocess[key] for key in (*PREPROCESSING, "max_value")},
             },
             "normalization": {key: list(preprocess[key]) for key in ("mean", "std")},
             "output": {"kind": self.output, "classes": list(self.classes)},
@@ -95,7 +97,8 @@ def read_manifest(folder: Path) -> Manifest:
         if values["format"] != VERSION:
             raise ValueError(f"its format is {values['format']}, this version reads {VERSION}")
         inputs, output, engines = values["input"], values["output"], values["engines"]
-        preprocess = {key: inputs[key] for key in ("size", "channels", "crop_mode", "crop_pct", "interpolation")}
+        preprocess = {key: inputs[key] for key in ("size", "channels", *PREPROCESSING)}
+        preprocess["max_value"] = inputs.get("max_value")  # not in folders of earlier versions
         preprocess |= {key: tuple(values["normalization"][key]) for key in ("mean", "std")}
         return Manifest(
             model=values["model"],

@@ -7,6 +7,7 @@ from typing import overload
 
 from ..config.schema import DataConfig
 from ..data.dataset import Dataset, LoadOptions, Split
+from ..data.preprocess import storage_size
 from ..data.sources import absolute_source, load_dataset
 from ..data.sources.imagenet import classes_match
 from ..detection.data.dataset import DetectionDataset, Sample, load_detection_dataset
@@ -27,6 +28,7 @@ def resolve_source(
         root=root or config.root,
         validation=config.val_split if is_own else 0,
         channels=model.predictor.preprocess.channels,
+        max_value=model.predictor.preprocess.max_value,
         on_error=config.on_error,
         max_samples=max_images or (config.max_samples if is_own else None),
         seed=config.split_seed or 0,
@@ -50,8 +52,11 @@ def load_eval_dataset(
     """
     predictor, config = model.predictor, model.data or DataConfig()
     name, options = resolve_source(model, source, root, max_images)
-    in_memory, crop_mode = False if on_disk else config.in_memory, predictor.preprocess.crop_mode
-    options = replace(options, size=size, crop_mode=crop_mode, in_memory=in_memory, num_workers=config.num_workers)
+    preprocess, in_memory = predictor.preprocess, False if on_disk else config.in_memory
+    options = replace(
+        options, size=storage_size(size, preprocess.crop_mode, preprocess.crop_pct), crop_mode=preprocess.crop_mode,
+        interpolation=preprocess.interpolation, in_memory=in_memory, num_workers=config.num_workers,
+    )  # fmt: skip
     data = load_dataset(name, options)
     _check_data(name, data, predictor.classes, classes_match(data, predictor.classes))
     return replace(data, classes=predictor.classes)

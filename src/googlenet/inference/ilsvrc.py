@@ -10,6 +10,7 @@ from ..data.dataset import Split
 from ..data.decode import decode_to_tensor
 from ..data.lazy import LazyImages
 from ..data.loader import eval_batch_pixels
+from ..data.preprocess import MARGIN
 from ..evaluation.confidence import ConfidenceInterval, wilson_interval
 from ..evaluation.metrics import Predictions, average_predictions, check_logits, classification_metrics, is_correct
 from ..evaluation.predictor import Predictor, predictor_device
@@ -37,10 +38,11 @@ def predict_crops(
 def _image_batches(split: Split, predictor: Predictor, base: int, num_crops: NumCrops) -> Iterator[Tensor]:
     images = split.images
     if isinstance(images, LazyImages):
-        min_size, ranges = max(crop_scales(base, num_crops)), images.ranges
+        preprocess, ranges = predictor.preprocess, images.ranges
+        min_size = MARGIN * max(crop_scales(base, num_crops))
         for index in range(len(split.labels)):
             data, name = ranges.read(index), ranges.name(index)
-            yield decode_to_tensor(data, predictor.preprocess.channels, name, min_size).unsqueeze(0)
+            yield decode_to_tensor(data, preprocess.channels, name, min_size, preprocess.max_value).unsqueeze(0)
         return
     pixels = eval_batch_pixels(predictor_device(predictor))
     yield from torch.split(images, max(1, pixels // (CROPS_PER_BATCH * base * base)))

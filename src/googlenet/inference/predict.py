@@ -99,8 +99,9 @@ class _LoadedImage(NamedTuple):
 
 def _load(path: str, preprocess: Preprocess, options: PredictOptions) -> _LoadedImage:
     try:
-        is_stdin = path == STDIN
-        image = decode_image(sys.stdin.buffer.read(), "standard input") if is_stdin else decode_image(Path(path))
+        source, name = (sys.stdin.buffer.read(), "standard input") if path == STDIN else (Path(path), None)
+        min_size = preprocess.min_decode_size(max(options.sizes))
+        image = decode_image(source, name, min_size, max_value=preprocess.max_value)
         results = [preprocess.from_pil_unnormalized(image, size) for size in options.sizes]
     except ImageError as error:
         return _LoadedImage([], "", str(error))

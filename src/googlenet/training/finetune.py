@@ -38,8 +38,8 @@ def load_init_checkpoint(recipe: Recipe) -> Checkpoint | None:
 
 
 def resolve_init_options(recipe: Recipe) -> Recipe:
-    """Fill in the options that the recipe leaves to the initial weights: network, design, size."""
-    model, size = recipe.model, recipe.size
+    """Fill in the options that the recipe leaves to the initial weights: network, design, size, crop, interpolation."""
+    model, size, data = recipe.model, recipe.size, recipe.data
     if model.init_from is None and recipe.data.normalize == "pretrained":
         raise ValueError("data.normalize: pretrained needs model.init_from")
     if model.init_from is not None:
@@ -47,6 +47,9 @@ def resolve_init_options(recipe: Recipe) -> Recipe:
             model = replace(model, init_from=str(Path(model.init_from).expanduser().absolute()))
         # A resumed run has all options in its recipe and does not need the file any more.
         incomplete = model.name is None or any(getattr(model, option) is None for option in default_config(model.name))
+        # Detectors keep the aspect ratio, so they do not crop.
+        if recipe.task == "classification":
+            incomplete |= data.crop_pct is None or data.interpolation is None
         if size.train is None or incomplete:
             init = load_init_checkpoint(recipe)
             assert init is not None
@@ -54,9 +57,14 @@ def resolve_init_options(recipe: Recipe) -> Recipe:
             options = {key: getattr(source, key) for key in DESIGN_OPTIONS if getattr(model, key) is None}
             model = replace(model, name=source.name, **options)
             size = replace(size, train=init.preprocess.size if size.train is None else size.train)
+            if recipe.task == "classification":
+                values = {
+                    key: getattr(data, key) or getattr(init.preprocess, key) for key in ("crop_pct", "interpolation")
+                }
+                data = replace(data, **values)
     name = model.name or "googlenet"
     size = replace(size, train=get_model_spec(name).input_size if size.train is None else size.train)
-    return replace(recipe, model=replace(model, name=name), size=size)
+    return replace(recipe, model=replace(model, name=name), size=size, data=data)
 
 
 def init_from_checkpoint(recipe: Recipe, init: Checkpoint | None, classes: tuple[str, ...], channels: int) -> Network:
@@ -124,7 +132,10 @@ def run_preprocess(recipe: Recipe, data: Any, init: Checkpoint | None, saved: di
         mean, std = (0.0,) * channels, (1.0,) * channels
     else:
         mean, std = data.mean, data.std
-    return Preprocess(recipe.eval_size, channels, mean, std, crop_mode=mode)
+    return Preprocess(
+        recipe.eval_size, channels, mean, std, crop_mode=mode, crop_pct=recipe.data.crop_pct or 1.0,
+        interpolation=recipe.data.interpolation or "bilinear", max_value=getattr(data, "max_value", None),
+    )  # fmt: skip
 
 
 def freeze_layers(model: Network, until: str) -> None:

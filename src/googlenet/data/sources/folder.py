@@ -90,7 +90,10 @@ def load_tree(tree: ImageTree, source: str, options: LoadOptions) -> Dataset:
     Raises ValueError for a split or class without a readable image, or if the images must fit in memory and do not.
     """
     root, accounting = source.partition(":")[2], tree.accounting
-    if fits_in_memory(root, sum(map(len, tree.files.values())), options):
+    in_memory = fits_in_memory(root, sum(map(len, tree.files.values())), options)
+    ranges = (ByteRanges.from_files([str(path) for path, _ in files]) for files in tree.files.values())
+    options = options.with_max_value(ranges, cached=not in_memory)
+    if in_memory:
         loaded = {split: _load_in_memory(files, options, accounting) for split, files in tree.files.items()}
     else:
         items = tree.files.items()
@@ -130,7 +133,8 @@ def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) 
 
     def decode(path: Path) -> tuple[torch.Tensor, bool] | ImageError:
         try:
-            image = decode_image(path, printable(path))
+            min_size, max_value = storage.min_decode_size(), storage.max_value
+            image = decode_image(path, printable(path), min_size, max_value=max_value)
         except ImageError as error:
             return error
         return storage.to_uint8(to_tensor(image, storage.channels)), image.mode == "L"

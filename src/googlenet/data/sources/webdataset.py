@@ -85,6 +85,7 @@ def load(location: str, options: LoadOptions) -> Dataset:
     if len(classes) < 2:
         found = f"found {len(classes)}. {accounting.reasons()}".rstrip(". ")
         raise ValueError(f"{location}: needs at least two classes; {found}")
+    options = options.with_max_value(map(_byte_ranges, shards.values()), cached=True)
     loaded = {
         split: _load_split(items, classes, options, f"{location}|{split}", accounting)
         for split, items in shards.items()
@@ -303,6 +304,13 @@ def _numeric_classes(location: str, shards: Sequence[Shard]) -> tuple[str, ...]:
             f"{location}: labels are names, such as {names[0]!r}: list all in a classes.txt beside the shards"
         )
     return tuple(str(number) for number in range(max((int(label) for label in labels), default=-1) + 1))
+
+
+def _byte_ranges(shards: Sequence[Shard]) -> ByteRanges:
+    """Return the positions of all samples."""
+    rows = [(file, sample.start, sample.size) for file, shard in enumerate(shards) for sample in shard.samples]
+    files, starts, sizes = np.array(rows, np.int64).reshape(-1, 3).T
+    return ByteRanges(np.array([os.fsencode(s.path) for s in shards], np.bytes_), files.astype(np.int32), starts, sizes)
 
 
 def _load_split(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...config.schema import Recipe
 from ...data.dataset import LoadOptions
 from ...data.loader import BatchSpec
-from ...data.preprocess import Preprocess
+from ...data.preprocess import Preprocess, storage_size
 from ...evaluation.report import ReportInfo
 from .. import distributed
 
@@ -83,8 +83,10 @@ class LossModule(nn.Module):
 def load_options(recipe: Recipe) -> LoadOptions:
     """Return how to load the recipe's images."""
     data = recipe.data
+    size = storage_size(recipe.stored_size, data.crop_mode, data.crop_pct or 1.0)
     return LoadOptions(
-        root=data.root, validation=data.val_split, size=recipe.stored_size, crop_mode=data.crop_mode,
+        root=data.root, validation=data.val_split, size=size,
+        crop_mode=data.crop_mode, interpolation=data.interpolation or "bilinear", max_value=data.max_value,
         on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
         num_workers=data.num_workers,
     )  # fmt: skip
