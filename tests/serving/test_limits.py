@@ -228,7 +228,7 @@ def gray_png(width: int, height: int) -> bytes:
 
 def test_decoding_waits_for_memory(small_run: Path) -> None:
     """Images that need more than the budget together are decoded one by one; one that does alone is rejected."""
-    image, larger = gray_png(1000, 1000), gray_png(1400, 1400)  # 4 bytes per pixel are reserved: 4 and 7.8 MB
+    image, larger = gray_png(600, 1000), gray_png(800, 1000)  # 10 bytes per pixel are reserved: 6 and 8 MB
     with serve_in_thread(small_run, max_memory=14_000_000) as url, httpx.Client(base_url=url, timeout=30) as client:
         with ThreadPoolExecutor(6) as pool:
             responses = list(pool.map(lambda _: post(client, image), range(6)))
