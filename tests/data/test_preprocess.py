@@ -126,12 +126,17 @@ def test_resize_and_normalize_reject_other_integers(dtype: torch.dtype) -> None:
             function(torch.ones(1, 3, 8, 8, dtype=dtype))
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 16, 16, 3), (2, 1, 16, 16), (1, 4, 8, 8), (1, 2, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 16, 16, 3), (2, 2, 16, 16), (1, 4, 8, 8), (1, 2, 3, 8, 8)])
 def test_other_shapes_are_an_error(shape: tuple[int, ...]) -> None:
     for function in (COLOR, COLOR.normalize):
         with pytest.raises(ValueError, match=r"\(n, 3, height, width\)") as raised:
             function(torch.zeros(shape, dtype=torch.uint8))
         assert str(shape) in str(raised.value)
+
+
+def test_gray_is_repeated_for_a_network_of_colors() -> None:
+    gray = torch.randint(0, 256, (2, 1, 20, 30), dtype=torch.uint8)
+    assert torch.equal(COLOR(gray), COLOR(gray.repeat(1, 3, 1, 1)))
 
 
 def test_normalize_reuses_constants_that_allow_gradients() -> None:

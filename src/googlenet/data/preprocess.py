@@ -165,8 +165,8 @@ def storage_size(size: int, crop_mode: CropMode, crop_pct: float) -> int:
 
 
 def check_channels(images: Tensor, channels: int) -> None:
-    """Raise ValueError unless the shape of `images` is (n, channels, h, w)."""
-    if images.ndim != 4 or images.shape[1] != channels:
+    """Raise ValueError unless the shape of `images` is (n, channels, h, w), or (n, 1, h, w): gray, to be repeated."""
+    if images.ndim != 4 or images.shape[1] not in (1, channels):
         raise ValueError(
             f"images must have the shape (n, {channels}, height, width), not {tuple(images.shape)}; a single image "
             "needs images.unsqueeze(0), and the channels precede height and width"
