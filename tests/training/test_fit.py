@@ -248,7 +248,7 @@ def test_divergence_names_its_first_step(tmp_path: Path) -> None:
     from googlenet.data.augment import Augment
     from googlenet.data.loader import full_batch_spec, training_batch
     from googlenet.data.preprocess import Preprocess
-    from googlenet.training.lr import learning_rate_factor
+    from googlenet.training.schedules import learning_rate_factor
 
     data = load_dataset("fashion-mnist", LoadOptions(validation=5000, max_samples=1000))
     model = build_network(recipe, 10, 1)

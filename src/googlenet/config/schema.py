@@ -226,7 +226,7 @@ class ScheduleConfig(_Validated):
 
     Attributes:
         name: constant, step, exponential, cosine, or linear (to min_lr_factor at the end).
-        warmup_fraction: fraction of the run, in [0, 1), with a linear warm-up from zero.
+        warmup_fraction: fraction of the run, in [0, 1), in which the learning rate rises linearly to its peak.
         gamma: step and exponential: factor of each decay.
         step_epochs: step and exponential: epochs between two decays.
         min_lr_factor: cosine and linear: final learning rate as a fraction of the peak.
@@ -244,7 +244,7 @@ class LossConfig(_Validated):
     """The loss: cross-entropy of the classifier plus the losses of the auxiliary heads.
 
     Attributes:
-        label_smoothing: fraction of the target spread over all classes, in [0, 1).
+        label_smoothing: fraction of the target spread over all classes, in [0, 1); classification only.
         aux_weight: weight of each auxiliary head's loss.
         class_weights: none, or balanced (weights in inverse proportion to the class frequencies).
     """

@@ -167,7 +167,7 @@ class LoadedSplit(NamedTuple):
     all_gray: bool
 
 
-def validate_split(split: Split, kind: str, cache_key: str, accounting: Accounting) -> LoadedSplit:
+def drop_unusable_images(split: Split, kind: str, cache_key: str, accounting: Accounting) -> LoadedSplit:
     """Return a split of `LazyImages` without unusable images, which are excluded in `accounting` as items of `kind`."""
     assert isinstance(split.images, LazyImages)
     usable, gray, errors = check_images(split.images.ranges, split.names, cache_key, accounting.strict)

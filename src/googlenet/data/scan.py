@@ -29,7 +29,7 @@ BATCH_SIZE = 100
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-class ValidationResult(NamedTuple):
+class ImageCheck(NamedTuple):
     """Whether each image is `usable` and `gray`, and the `errors` of the unusable ones by index, in order."""
 
     usable: NDArray[np.bool_]
@@ -37,7 +37,7 @@ class ValidationResult(NamedTuple):
     errors: dict[int, str]
 
 
-def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str, strict: bool = False) -> ValidationResult:
+def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str, strict: bool = False) -> ImageCheck:
     """Decode every image (JPEGs at 1/8 of their size), and cache which are usable under `cache_key`.
 
     With `strict`, the first unusable image raises ImageError.
@@ -78,7 +78,7 @@ def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str, stric
             content = io.BytesIO()
             np.savez(content, fingerprints=fingerprints[usable], gray=gray[usable])
             cache_write(path, content.getvalue())
-    return ValidationResult(usable, gray, errors)
+    return ImageCheck(usable, gray, errors)
 
 
 def _load_cache(path: Path, fingerprints: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..config.schema import Recipe
 from ..data.batch_slice import BatchSlice, split_step
 from ..data.loader import SampleRange, sample_range, steps_per_epoch
-from .lr import image_size, learning_rate_factor
+from .schedules import image_size, learning_rate_factor
 
 
 class StepSchedule(NamedTuple):
@@ -28,13 +28,12 @@ class StepSchedule(NamedTuple):
         return sample_range(self.num_images, self.recipe.batch_size, step)
 
     def image_size(self, step: int) -> int:
-        """Return the height and width of the images of `step` in pixels."""
+        """Return the height and width in pixels of the images of `step`, which counts from 0; the log counts from 1."""
         return image_size(self.recipe.size, step, self.total_steps, self.recipe.seed)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of `step`."""
-        length = round(self.epochs * self.steps_per_epoch)
-        factor = learning_rate_factor(self.recipe.schedule, step, length, self.steps_per_epoch)
+        """Return the learning rate of `step`, before each parameter group's `lr_scale`."""
+        factor = learning_rate_factor(self.recipe.schedule, step, self.total_steps, self.steps_per_epoch)
         return self.recipe.optimizer.lr * factor
 
     def microbatches(self, step: int, rank: int, world_size: int) -> Iterator[tuple[SampleRange, BatchSlice]]:

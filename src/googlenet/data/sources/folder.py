@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ..accounting import Accounting
-from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, validate_split
+from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
 from ..decode import ImageError, decode_image, printable, to_tensor
 from ..image_files import Folder, scan_folder
 from ..lazy import ByteRanges, LazyImages
@@ -160,7 +160,9 @@ def _load_lazily(files: Files, options: LoadOptions, cache_key: str, accounting:
     """Validate the images, and leave them on disk."""
     images = LazyImages(ByteRanges.from_files([str(path) for path, _ in files]), options.storage, options.workers)
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    return validate_split(Split(images, labels, [printable(path) for path, _ in files]), "file", cache_key, accounting)
+    return drop_unusable_images(
+        Split(images, labels, [printable(path) for path, _ in files]), "file", cache_key, accounting
+    )
 
 
 def class_files(split: Folder | None, folders: tuple[str, ...]) -> Files:

@@ -22,7 +22,7 @@ import torch
 
 from ...files import decode_text, read_text
 from ..accounting import Accounting
-from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, validate_split
+from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
 from ..decode import SUFFIXES, printable
 from ..disk_cache import cache_path, cached_json, download
 from ..image_files import exclude_rejected, identify_suffix, scan_folder
@@ -333,7 +333,7 @@ def _load_split(
     paths = np.array([os.fsencode(shard.path) for shard in shards], np.bytes_)
     ranges = ByteRanges(paths, files.astype(np.int32), starts, sizes)
     split = Split(LazyImages(ranges, options.storage, options.workers), torch.tensor(labels, dtype=torch.int64), names)
-    return validate_split(split, "sample", cache_key, accounting)
+    return drop_unusable_images(split, "sample", cache_key, accounting)
 
 
 def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, seed: int = 0) -> list[Path]:

@@ -212,8 +212,7 @@ def region_loss(model: RCNN, batch: RegionBatch, config: LossConfig) -> RegionLo
     count = max(len(batch.labels), 1)
 
     def cross_entropy(logits: Tensor) -> Tensor:
-        smoothing = config.label_smoothing
-        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing, reduction="sum") / count
+        return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / count
 
     class_loss = cross_entropy(output.logits)
     for logits in output.aux_logits:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from googlenet.config.schema import ScheduleConfig, SizeConfig
-from googlenet.training.lr import image_size, learning_rate_factor
+from googlenet.training.schedules import image_size, learning_rate_factor
 
 TOTAL, PER_EPOCH = 120, 10
 
