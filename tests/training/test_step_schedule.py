@@ -15,8 +15,8 @@ from googlenet.config.schema import Recipe, ScheduleConfig, SizeConfig
 from googlenet.data.loader import steps_per_epoch
 from googlenet.errors import InterruptedRunError
 from googlenet.training.fit import fit
-from googlenet.training.schedules import image_size, learning_rate_factor
 from googlenet.training.metrics_logger import read_metrics
+from googlenet.training.schedules import image_size, learning_rate_factor
 from googlenet.training.step_schedule import build_step_schedule
 from interruption import signal_at
 
