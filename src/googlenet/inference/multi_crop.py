@@ -55,8 +55,8 @@ class CropBatch(NamedTuple):
 def iter_crops(images: Tensor, preprocess: Preprocess, base: int, num_crops: NumCrops) -> Iterator[CropBatch]:
     """Yield the crops of images, uint8 (n, channels, h, w), one batch for each square of each scale.
 
-    One crop is the center of the first scale (``evaluate --crops 1`` uses the run's own preprocessing); ten are the corners and the center of the first scale's center square,
-    and their flips (Krizhevsky et al., 2012).
+    One crop is the center of the first scale (but ``evaluate --crops 1`` uses the run's own preprocessing); ten are the
+    corners and the center of the first scale's center square, and their flips (Krizhevsky et al., 2012).
     """
     for scale in crop_scales(base, num_crops):
         height, width = scaled_shape(images.shape[-2], images.shape[-1], scale)
