@@ -219,7 +219,7 @@ def test_readme_links_every_page() -> None:
 
 
 # Files of an exported folder and of a run that look like recipe keys.
-FILE_SUFFIXES = {"json", "onnx", "xml", "bin", "ncnn", "pt2", "int8", "safetensors"}
+FILE_SUFFIXES = {"json", "onnx", "xml", "bin", "ncnn", "pt2", "int8", "safetensors", "yaml"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "architecture.md"], ids=lambda page: page.name)

@@ -245,11 +245,11 @@ def test_the_first_unusable_image_stops_decoding(tmp_path: Path, monkeypatch: py
     (tmp_path / "a" / "0.png").write_text("no image")
     decoded, stopped = [], threading.Event()
 
-    def decode(path: Path, name: str) -> Image.Image:
+    def decode(path: Path, *arguments: Any, **options: Any) -> Image.Image:
         decoded.append(path)
         if path.name != "0.png" or path.parent.name != "a":
             stopped.wait(60)
-        return decode_image(path, name)
+        return decode_image(path, *arguments, **options)
 
     class Pool(ThreadPoolExecutor):
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

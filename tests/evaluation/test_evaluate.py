@@ -25,9 +25,9 @@ def predict(run: Path, split: str, max_images: int) -> tuple[torch.Tensor, torch
     """Return the logits and labels of a split, computed by the network alone."""
     checkpoint = package.load(run)
     options = LoadOptions(validation=5000, max_samples=max_images)
-    images, labels, _ = getattr(load_dataset("fashion-mnist", options), split)
+    data = getattr(load_dataset("fashion-mnist", options), split)
     with torch.no_grad():
-        return checkpoint.network(checkpoint.preprocess(images)).double(), labels
+        return checkpoint.network(checkpoint.preprocess(data.images)).double(), data.labels
 
 
 def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:

@@ -39,15 +39,16 @@ def test_predict_equals_the_command_line(client: httpx.Client, small_run: Path, 
 
 
 def test_several_sizes_are_averaged(client: httpx.Client, small_run: Path, images: list[Path]) -> None:
+    # A PNG: how far a JPEG is reduced when it is decoded depends on the largest size.
     sizes = (32, 64, 80)
     (image,) = client.post(
-        "/v1/predict", files={"image": images[0].read_bytes()}, data={"sizes": "32, 64,80", "top": "5"}
+        "/v1/predict", files={"image": images[1].read_bytes()}, data={"sizes": "32, 64,80", "top": "5"}
     ).json()["images"]
-    (expected,) = predict_offline(small_run, images[:1], sizes)
+    (expected,) = predict_offline(small_run, images[1:2], sizes)
     assert probabilities(image["top"]) == pytest.approx(expected, abs=1e-5)
     assert tuple(row["size"] for row in image["by_size"]) == sizes
     for row in image["by_size"]:
-        (expected,) = predict_offline(small_run, images[:1], (row["size"],))
+        (expected,) = predict_offline(small_run, images[1:2], (row["size"],))
         assert probabilities(row["top"]) == pytest.approx(expected, abs=1e-5)
 
 

@@ -35,6 +35,7 @@ def run(argv: list[str]) -> None:
         parser.error("missing action: googlenet ensemble train RECIPE")
     args, flags = parser.parse_known_args(argv[1:])
 
+    from ..checkpoint.ensemble import EnsembleInfo
     from ..checkpoint.format import read_run_recipe
     from ..devices import pick_device
     from ..kernels import keep_freed_memory
@@ -47,6 +48,7 @@ def run(argv: list[str]) -> None:
         if args.recipe or args.out or flags or args.num_models is not None or args.last_width_mult is not None:
             parser.error("--resume DIR takes no other arguments: the recipe is in the folder")
         folder = Path(args.resume)
+        EnsembleInfo.read(folder)
     else:
         num_models = NUM_MODELS if args.num_models is None else args.num_models
         width = {None: LAST_WIDTH_MULT, "none": None}.get(args.last_width_mult, args.last_width_mult)

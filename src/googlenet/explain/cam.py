@@ -96,9 +96,10 @@ def run(context: ExplainContext) -> AnalysisResult:
         label, probability = rows[0]["label"], rows[0]["probability"]
         result.lines.append(f"{image.path}: {label} {probability:.3f}, map {height}x{width}, {position}")
         names = context.checkpoint.classes
+        drawn = drawn_names(names, classes)
         titles = [
-            f"{name}\nlogit {row['logit']:.2f}, p {row['probability']:.2f}"
-            for name, row in zip(drawn_names(names, classes).values(), rows, strict=True)
+            f"{drawn[index]}\nlogit {row['logit']:.2f}, p {row['probability']:.2f}"
+            for index, row in zip(classes, rows, strict=True)
         ]
         png = plotting.draw_cam(context.displayed(image), titles, maps)
         caption = f"Class activation maps of {image.path}: contribution of each position to the class's logit."

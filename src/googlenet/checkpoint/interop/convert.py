@@ -114,7 +114,7 @@ def matching_libraries(external: Iterable[str]) -> list[str]:
 
 
 def identify_source(library: str, external: Mapping[str, Tensor]) -> str:
-    """Return the name in `SOURCE_MODELS` of the network of `library` that most keys belong to.
+    """Return the name in `SOURCE_MODELS` of the network of `library` whose keys are most similar.
 
     Raises ValueError for an unknown library.
     """
@@ -122,7 +122,13 @@ def identify_source(library: str, external: Mapping[str, Tensor]) -> str:
     if not candidates:
         libraries = dict.fromkeys(name.split(":")[0] for name in SOURCE_MODELS)
         raise ValueError(f"unknown library {library!r}; supported are {', '.join(libraries)}")
-    return max(candidates, key=lambda name: len(set(key_map(SOURCE_MODELS[name], aux=True).values()) & external.keys()))
+
+    def similarity(name: str) -> float:
+        """Return the number of common keys as a fraction of all keys; files need not contain auxiliary heads."""
+        keys = {aux: set(key_map(SOURCE_MODELS[name], aux).values()) for aux in (True, False)}
+        return len(keys[True] & external.keys()) / len(keys[False] | external.keys())
+
+    return max(candidates, key=similarity)
 
 
 def _first_conv(source: SourceModel) -> str:

@@ -144,12 +144,18 @@ def quantize(folder: Path, images: Tensor, float_layers: Sequence[str]) -> list[
             return None if image is None else {INPUT_NAME: image[np.newaxis]}
 
     names = [node.name for node in onnx.load(folder / "model.onnx").graph.node]
-    logging.getLogger().setLevel(logging.ERROR)
-    quantization.quantize_static(
-        folder / "model.onnx", folder / "model.int8.onnx", Reader(), per_channel=True,
-        quant_format=quantization.QuantFormat.QDQ,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=[name for name in names if layer_of(name) in float_layers],
-        extra_options={"ActivationSymmetric": False},
-    )  # fmt: skip
+    # It advises preprocessing, which the folded network does not need, through the root logger.
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        quantization.quantize_static(
+            folder / "model.onnx", folder / "model.int8.onnx", Reader(), per_channel=True,
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=[name for name in names if layer_of(name) in float_layers],
+            extra_options={"ActivationSymmetric": False},
+        )  # fmt: skip
+    finally:
+        root.setLevel(level)
     return ["model.int8.onnx"]
