@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from googlenet.data.calibration import Calibration, read_calibration, write_calibration
+from googlenet.data.dataset import LoadOptions
 from googlenet.data.preprocess import Preprocess
+from googlenet.data.sources import load_dataset
 from googlenet.devices import cpu_description
 from googlenet.evaluation.predictor import Predictor
-from googlenet.export.calibration import Calibration, read_calibration, write_calibration
 from googlenet.export.engine import open_exported, supported_precisions
 from googlenet.inference import engine_selection
 from googlenet.inference.engine_selection import (
@@ -217,3 +219,14 @@ def test_damaged_calibration_images(tmp_path: Path) -> None:
         np.savez(tmp_path / "calibration.npz", images=images, labels=labels)
         with pytest.raises(ValueError, match="not calibration images"):
             read_calibration(tmp_path / "calibration.npz")
+
+
+def test_a_run_has_calibration_images(smoke_run: Path, cache: Path) -> None:
+    """Held-out images as they enter the network; `auto` of the run compares precisions on them."""
+    calibration = read_calibration(smoke_run / "calibration.npz")
+    assert calibration is not None and calibration.images.dtype == torch.uint8
+    assert calibration.images.shape == (500, 1, 16, 16) and calibration.labels.unique().tolist() == list(range(10))
+    predictor = load_predictor(str(smoke_run), task="classification").predictor
+    validation = load_dataset("fashion-mnist", LoadOptions(validation=5000)).validation
+    first = predictor.preprocess.resize(validation.images[:1], 16).round()
+    assert torch.equal(calibration.images[:1].float(), first)

@@ -67,6 +67,9 @@ class DetectionTask:
             spec = full_batch_spec(len(train), recipe.batch_size, step=step, size=preprocess.size, seed=recipe.seed)
             yield training_images(train, preprocess, spec, flip=False, min_side=self.min_side).images
 
+    def calibration(self, split: Sequence[Sample], preprocess: Preprocess) -> None:
+        """Return None: a detector's precision is chosen by name, because it is compared by its boxes."""
+
     def report(self, info: ReportInfo, split: Sequence[Sample], predictions: EvaluatedSplit | None) -> str:
         """Render metrics, curves, precision and recall, and the worst errors."""
         from .report import render_detection_report  # imports matplotlib

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.format import Checkpoint
+from ..data.calibration import select_calibration, write_calibration
 from ..data.dataset import Split
 from ..detection.predict import DetectorPredictor
 from ..errors import FailedError
@@ -23,7 +24,6 @@ from ..models.folding import FoldedNetwork, fold
 from ..models.state_dict import check_finite
 from . import detector, parity
 from .backends import BACKENDS, Backend, format_of, formats_with
-from .calibration import select_calibration, write_calibration
 from .detector import ExportableDetector
 from .engine import FLOAT32, INT8, open_exported
 from .manifest import MANIFEST_NAME, Manifest, is_exported, write_head

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.format import Checkpoint
+from ..data.calibration import Calibration, read_calibration
 from ..data.disk_cache import cached_json
 from ..data.preprocess import Preprocess
 from ..devices import cpu_description
 from ..evaluation.predictor import Predictor
 from ..export.backends import BACKENDS, format_of, formats_with
-from ..export.calibration import Calibration, read_calibration
 from ..export.engine import INT8, REDUCED, open_exported, parse_engine, supported_precisions
 from ..export.exporter import ExportData, ExportOptions, export, model_name
 from ..export.manifest import file_sha256, is_exported, read_manifest

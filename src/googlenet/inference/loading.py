@@ -7,10 +7,10 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from ..checkpoint.format import Checkpoint
 from ..checkpoint.load import load
 from ..config.schema import DataConfig
+from ..data.calibration import CALIBRATION_NAME
 from ..detection.predict import DetectorPredictor
 from ..devices import pick_device
 from ..evaluation.predictor import NetworkPredictor, Predictor
-from ..export.calibration import CALIBRATION_NAME
 from ..export.detector import ExportedDetector, open_exported_detector
 from ..export.engine import open_exported
 from ..export.manifest import is_exported, read_manifest

@@ -20,6 +20,7 @@ from ..checkpoint.format import WEIGHTS_FILE, Checkpoint, write_checkpoint
 from ..checkpoint.train_state import TrainState, write_train_state
 from ..config.schema import Recipe
 from ..data.batch_slice import split_step
+from ..data.calibration import write_calibration
 from ..data.loader import BatchSpec
 from ..errors import InterruptedRunError
 from ..evaluation.report import ReportInfo
@@ -72,6 +73,7 @@ def fit(
                 checkpoint_if_due(run, state, logger, stop)
             predictions, metrics = evaluate(run, state, logger)
             save(run, state, metrics)
+        distributed.run_on_main(lambda: save_calibration(run))
         distributed.run_on_main(lambda: write_report(run, predictions))
     return TrainResult(run.folder, metrics, state.seconds, run.schedule.images_seen(state.step) / state.seconds)
 
@@ -187,6 +189,13 @@ def evaluate(
         return metrics
 
     return predictions, distributed.run_on_main(measure)
+
+
+def save_calibration(run: TrainingRun) -> None:
+    """Write held-out images, or training images if there are none, to compare precisions on."""
+    calibration = run.task.calibration(run.data.validation or run.data.train, run.preprocess)
+    if calibration is not None:
+        write_calibration(run.folder, calibration)
 
 
 def write_report(run: TrainingRun, predictions: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from ...config.schema import Recipe
+from ...data.calibration import Calibration
 from ...data.dataset import LoadOptions
 from ...data.loader import BatchSpec
 from ...data.preprocess import Preprocess, storage_size
@@ -53,6 +54,9 @@ class Task(Protocol):
 
     def clean_batches(self, train: Any, preprocess: Preprocess, recipe: Recipe) -> Iterator[Tensor]:
         """Yield training images without augmentation, at the evaluation size, for `precise_bn`."""
+
+    def calibration(self, split: Any, preprocess: Preprocess) -> Calibration | None:
+        """Select images of `split` to compare precisions on; None if the task has no such comparison."""
 
     def report(self, info: ReportInfo, split: Any, predictions: Any) -> str:
         """Render the run's report (HTML); `predictions` are those of `split`, None without held-out images."""

@@ -12,6 +12,7 @@ from ...checkpoint.format import Checkpoint, build_network
 from ...config.schema import LossConfig, Recipe
 from ...data.augment import Augment, build_auto_augment
 from ...data.batch_slice import split_batches
+from ...data.calibration import Calibration, select_calibration
 from ...data.dataset import Dataset, Split
 from ...data.loader import Batch, BatchSpec, eval_batch_size, evaluation_batches, training_batch
 from ...data.preprocess import Preprocess
@@ -84,6 +85,10 @@ class ClassificationTask:
     def clean_batches(self, train: Split, preprocess: Preprocess, recipe: Recipe) -> Iterator[Tensor]:
         """Yield training images without augmentation."""
         return clean_batches(recipe, train, preprocess)
+
+    def calibration(self, split: Split, preprocess: Preprocess) -> Calibration:
+        """Select evenly spaced images, as they enter the network."""
+        return select_calibration(split, preprocess)
 
     def report(self, info: ReportInfo, split: Split, predictions: Predictions | None) -> str:
         """Render metrics, curves, confusion matrix and the most confident errors."""

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.dataset import Split
-from ..data.preprocess import Preprocess
-from ..evaluation.predictor import round_to_uint8
 from ..files import write_atomically
+from .dataset import Split
+from .preprocess import Preprocess
 
 CALIBRATION_NAME = "calibration.npz"
 MAX_BYTES, MAX_IMAGES = 8_000_000, 500
@@ -32,7 +31,8 @@ def select_calibration(split: Split, preprocess: Preprocess) -> Calibration:
     selected = split.subsample(max(1, min(MAX_IMAGES, MAX_BYTES // num_bytes)))
     batches = torch.split(torch.arange(len(selected.labels)), 50)
     pixels = (preprocess.resize(preprocess.center_crop(part), preprocess.size) for part in selected.pixels(batches))
-    return Calibration(torch.cat([round_to_uint8(part).cpu() for part in pixels]), selected.labels.cpu())
+    images = torch.cat([part.round().clamp(0, 255).to("cpu", torch.uint8) for part in pixels])
+    return Calibration(images, selected.labels.cpu())
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> dict[str, Any]:
