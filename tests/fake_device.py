@@ -7,13 +7,15 @@ float64 raises the error of MPS.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from googlenet import devices
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
@@ -55,10 +57,24 @@ class WithoutFloat64(TorchDispatchMode):
 
 
 @contextmanager
-def fake_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[WithoutFloat64]:
+def fake_device() -> Iterator[WithoutFloat64]:
     """Let `pick_device` select the device, in every module."""
-    for module in [module for name, module in sys.modules.items() if name.startswith("googlenet.")]:
-        if hasattr(module, "pick_device"):
-            monkeypatch.setattr(module, "pick_device", lambda name: DEVICE)
-    with WithoutFloat64() as mode:
-        yield mode
+    original = devices.pick_device
+
+    def pick_device(name: str) -> torch.device:
+        return DEVICE
+
+    def modules() -> list[ModuleType]:
+        found = [module for name, module in sys.modules.items() if name.startswith("googlenet.")]
+        return [module for module in found if hasattr(module, "pick_device")]
+
+    for module in modules():
+        module.pick_device = pick_device  # type: ignore[attr-defined]
+    try:
+        with WithoutFloat64() as mode:
+            yield mode
+    finally:
+        # Modules that were imported meanwhile have the replacement, too.
+        for module in modules():
+            if module.pick_device is pick_device:
+                module.pick_device = original  # type: ignore[attr-defined]

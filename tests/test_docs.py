@@ -116,7 +116,7 @@ def shorten(arguments: list[str]) -> list[str]:
 
 
 # Pages whose commands run with every change. The commands of the other pages are similar and take longer.
-FAST_PAGES = {"README.md", "models.md", "weights.md"}
+FAST_PAGES = {"models.md", "weights.md"}
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,7 @@ def test_commands_and_benchmarks_exist() -> None:
             assert (ROOT / "benchmarks" / f"{name}.py").is_file(), f"{page.name}: make bench-{name}"
 
 
+@pytest.mark.slow
 def test_wheel_contains_recipes_and_templates(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)

@@ -64,7 +64,10 @@ def test_class_names_of_converted_weights(tmp_path: Path, encoding: str) -> None
     assert package.load(tmp_path / "out.safetensors").classes == ("caf\u00e9", "b", "c")
 
 
-@pytest.fixture(params=["/dev/null", "/proc/none", "file", f"/tmp/{'x' * 300}"])
+FOLDERS = ["/dev/null", *(pytest.param(n, marks=pytest.mark.slow) for n in ("/proc/none", "file", f"/tmp/{'x' * 300}"))]
+
+
+@pytest.fixture(params=FOLDERS)
 def unwritable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Set a cache folder that cannot be created, also by root."""
     (tmp_path / "file").write_text("")

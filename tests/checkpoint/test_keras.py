@@ -43,11 +43,11 @@ def networks() -> dict[str, tuple[Builder, torch.Tensor, torch.Tensor]]:
     ("name", "layout", "suffix"),
     [
         ("inception_v3", "weights2", ".h5"),
-        ("inception_v3", "model2", ".hdf5"),
-        ("inception_v3", "weights3", ".weights.h5"),
+        pytest.param("inception_v3", "model2", ".hdf5", marks=pytest.mark.slow),
+        pytest.param("inception_v3", "weights3", ".weights.h5", marks=pytest.mark.slow),
         ("inception_v3", "unnamed3", ".weights.h5"),
-        ("inception_v3", "zip3", ".keras"),
-        ("inception_resnet_v2", "model2", ".h5"),
+        pytest.param("inception_v3", "zip3", ".keras", marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v2", "model2", ".h5", marks=pytest.mark.slow),
         ("inception_resnet_v2", "zip3", ".keras"),
     ],
 )

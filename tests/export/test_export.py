@@ -151,7 +151,10 @@ def test_colors_softmax_and_normalization_across_channels(test_images: Split, tm
         torch.testing.assert_close(logits.exp(), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAST_ENGINES)
+@pytest.mark.parametrize(
+    "name",
+    ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow), pytest.param("ncnn", marks=pytest.mark.slow)],
+)
 def test_closing_in_the_order_of_opening_leaves_signals_working(name: str, exported_folder: Path) -> None:
     """The main thread has an alternative signal stack, which an engine may replace; a signal must still be handled."""
     program = f"""

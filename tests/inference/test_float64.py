@@ -49,10 +49,10 @@ def test_the_device_has_no_float64() -> None:
         "--precise-bn 2",
     ],
 )
-def test_evaluate(arguments: str, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate(arguments: str, smoke_run: Path, tmp_path: Path) -> None:
     shutil.copytree(smoke_run, tmp_path / "run")
     words = arguments.replace("RUN", str(smoke_run)).split()
-    with fake_device(monkeypatch) as device:
+    with fake_device() as device:
         done = googlenet("evaluate", tmp_path / "run", "--max-images", 40, *words, "--json")
     assert done.code == 0, done.err
     assert device.copies, "the device computed something"
@@ -60,27 +60,39 @@ def test_evaluate(arguments: str, smoke_run: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("arguments", ["", "--tta-flip", "--tta-shift 3", "--sizes 16,24 --tta-flip"])
-def test_predict(arguments: str, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict(arguments: str, smoke_run: Path, tmp_path: Path) -> None:
     for number in range(3):
         Image.new("L", (30, 20 + number), 80 * number).save(tmp_path / f"{number}.png")
-    with fake_device(monkeypatch) as device:
+    with fake_device() as device:
         done = googlenet("predict", smoke_run, tmp_path, *arguments.split(), "--json")
     assert done.code == 0, done.err
     assert device.copies, "the device computed something"
     assert len(done.json) == 3
 
 
-@pytest.mark.parametrize("method", [name for name in ANALYSES if name != "gradients"])
-def test_explain(method: str, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+FAST_ANALYSES = ("cam", "gradcam")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST_ANALYSES))
+        for name in ANALYSES
+        if name != "gradients"
+    ],
+)
+def test_explain(method: str, smoke_run: Path, tmp_path: Path) -> None:
     Image.new("L", (30, 20), 80).save(tmp_path / "image.png")
-    with fake_device(monkeypatch) as device:
+    with fake_device() as device:
         arguments = ["--methods", method, "--max-images", 60, "--out", tmp_path / "out", "--json"]
         done = googlenet("explain", smoke_run, tmp_path / "image.png", *arguments)
     assert done.code == 0, done.err
     assert device.copies, "the device computed something"
 
 
-@pytest.mark.parametrize("name", ["googlenet_bn", "googlenet", "inception_resnet_v2"])
+@pytest.mark.parametrize(
+    "name", ["googlenet_bn", "googlenet", pytest.param("inception_resnet_v2", marks=pytest.mark.slow)]
+)
 def test_fold(name: str) -> None:
     preprocess = Preprocess(224, 3, (0.4,) * 3, (0.2,) * 3)
     model = package.create_model(name, 4, 3).eval()

@@ -21,7 +21,15 @@ def test_macs_of_the_googlenets(name: str, size: int, aux: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bn_inception", "inception_v2", "inception_v3", "inception_v4", "inception_resnet_v2"]
+    "name",
+    [
+        "bn_inception",
+        "inception_v3",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("inception_v2", "inception_v4", "inception_resnet_v2")
+        ),
+    ],
 )
 def test_macs_of_the_later_models(name: str) -> None:
     """Nested branches, rectangular kernels, residual blocks, the auxiliary head with convolutions."""
