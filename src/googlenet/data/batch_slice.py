@@ -46,7 +46,7 @@ def split_step(count: int, num_microbatches: int, rank: int, world_size: int) ->
 def split_batches(count: int, batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
     """Return the first and the last image, exclusive, of `count` that process `rank` evaluates; there may be none.
 
-    The limits are those of batches, so every batch, and thereby the rounding, is the same as with one process.
+    The limits are those of batches, so every batch and its rounding are the same as with one process.
     """
     start, stop = _even_split(0, -(-count // batch_size), rank, world_size)
     return min(start * batch_size, count), min(stop * batch_size, count)

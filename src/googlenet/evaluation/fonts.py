@@ -1,4 +1,4 @@
-"""Names in any script in figures: fonts that have the characters, and numbers for names that no font can draw."""
+"""Names in any script in drawings: fonts that have the characters, and numbers for names that no font can draw."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -54,7 +54,7 @@ def font_families(texts: Iterable[str]) -> list[str]:
 
 
 def font_file(texts: Iterable[str]) -> str | None:
-    """Return the file of one font with all characters of the texts; None if there is none."""
+    """Return the file of one font with all characters of the texts; None if no font has them all."""
     characters = {ord(character) for character in "".join(texts)}
     return next((path for _, path in _fonts() if characters <= _characters(path)), None)
 
@@ -71,7 +71,7 @@ def drawn_names(names: Sequence[str], indices: Iterable[int]) -> dict[int, str]:
 
 
 def numbers_note(names: Sequence[str], indices: Iterable[int]) -> str:
-    """Return the names of the classes that figures show as numbers, such as " class 3: ..."; else an empty string."""
+    """Return the names of the classes that drawings show as numbers, such as " class 3: ..."; else an empty string."""
     drawn = drawn_names(names, indices)
     numbered = ", ".join(f"{text}: {names[index]}" for index, text in drawn.items() if text != names[index])
     return f" Names without a font on this machine: {numbered}." if numbered else ""

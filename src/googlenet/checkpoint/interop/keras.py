@@ -138,7 +138,7 @@ def _config_names(config: Mapping[str, Any]) -> dict[str, str]:
 def _restore_order(layers: Layers) -> Layers:
     """Rename layers that were saved without names, in Keras' order, which is that of the distance from the output."""
     convolutions = {name: layer for name, layer in layers.items() if name.startswith("conv2d_")}
-    # Normalizations have the same order, but there is none for the last convolution of a residual block.
+    # Normalizations have the same order, but the last convolution of a residual block has none.
     kernels = [layer["kernel"] for layer in convolutions.values() if "kernel" in layer]
     for source in (source for name, source in SOURCE_MODELS.items() if name.startswith("keras:")):
         order = list(_saved_order(source))

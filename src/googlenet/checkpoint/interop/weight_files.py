@@ -87,7 +87,7 @@ def read_weights(path: Path) -> WeightsFile:
 
 
 def find_weights(path: Path) -> Path:
-    """Return the file itself, or the weights file in a folder; ValueError if there is none, or more than one."""
+    """Return the file itself, or the weights file in a folder; ValueError unless it is exactly one."""
     if not path.exists():
         raise ValueError(f"{path}: no such file")
     if not path.is_dir():
@@ -115,7 +115,7 @@ def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
 
 
 def _find_state_dict(content: Any, depth: int = 4) -> tuple[Mapping[str, Any], list[str]] | None:
-    """Return the state dict in a checkpoint and the names that lead to it; None if there is none.
+    """Return the state dict in a checkpoint and the names that lead to it; None without one.
 
     Raises ValueError if there are several under other names than the usual ones.
     """

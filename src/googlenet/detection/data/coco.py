@@ -52,7 +52,7 @@ def find_coco_files(root: Path) -> dict[str, CocoFile]:
     """Return the JSON file of each split, training first.
 
     `root` is a JSON file with training images, or a folder. Its JSON files, those in ``annotations`` and those in
-    folders named like a split belong to the split in their name, or in that of their folder. If there is none for
+    folders named like a split belong to the split in their name, or in that of their folder. Without one for
     training, the file with one of the usual names or the only JSON file is it. Raises ValueError for anything else.
     """
     if root.is_file():

@@ -81,7 +81,7 @@ class ImageFinder:
         self._by_name: dict[Path, dict[str, Path]] = {}
 
     def find(self, names: Sequence[str], folders: Sequence[Path]) -> Path | str:
-        """Return the file with the first of `names` in the first of `folders`; or the reason why there is none.
+        """Return the file with the first of `names` in the first of `folders`; or the reason why it is not found.
 
         Names may have ``\\`` as separator, spaces around them, and another Unicode form than the file on disk.
         """
