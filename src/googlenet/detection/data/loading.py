@@ -45,7 +45,7 @@ class RawObject(NamedTuple):
 class RawAnnotation(NamedTuple):
     """An image's unchecked annotation.
 
-    `path` is the image file, or the reason why there is none. `size` is (height, width), None if the annotation has
+    `path` is the image file, or the reason why it is missing. `size` is (height, width), None if the annotation has
     none. With `relative`, boxes are fractions of the image's width and height.
     """
 
