@@ -30,7 +30,7 @@ class Manifest:
     """An exported folder.
 
     `model` is the network's name in `models.registry`, `min_size` the smallest input height and width in pixels, which
-    are free if `dynamic_size`. `files` are those of each engine, the one to open first; int8 files under
+    are free if `dynamic_size`. `sizes` are the longer sides that a detector resizes images to, in pixels. `files` are those of each engine, the one to open first; int8 files under
     ``engine:int8``. `sha256` is empty until the files are written. `accuracy` has metrics under ``float32`` and of each
     int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
     `calibration` is the file of the calibration images, its sha256 and their number; empty if there are none. `head` is
@@ -51,6 +51,7 @@ class Manifest:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     head: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write ``model.json`` into `folder`, which holds the files."""
@@ -68,6 +69,7 @@ class Manifest:
                 "size": preprocess["size"],
                 "min_size": self.min_size,
                 "dynamic_size": self.dynamic_size,
+                "sizes": list(self.sizes),
                 "dynamic_batch": not detector,
                 **{key: preprocess[key] for key in (*PREPROCESSING, "max_value")},
             },
@@ -106,6 +108,7 @@ def read_manifest(folder: Path) -> Manifest:
             classes=tuple(output["classes"]),
             min_size=inputs["min_size"],
             dynamic_size=inputs["dynamic_size"],
+            sizes=tuple(inputs.get("sizes", ())),
             output=output["kind"],
             files={name: tuple(entry["files"]) for name, entry in engines.items()},
             sha256={k: v for entry in engines.values() for k, v in entry["sha256"].items()},
