@@ -99,7 +99,7 @@ class ExportedDetector:
 
 
 def open_exported_detector(folder: Path | str, engine: str, threads: int | None = None) -> ExportedDetector:
-    """Open an exported detector; see `engine.open_exported`. ``auto`` is its first engine."""
+    """Open an exported detector; see `engine.open_exported`."""
     return ExportedDetector(open_session(Path(folder), engine, threads, "detector"))
 
 

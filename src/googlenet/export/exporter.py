@@ -89,7 +89,8 @@ class ExportResult(NamedTuple):
     @property
     def top1(self) -> float | None:
         """The top-1 accuracy of the float32 files; None if it was not measured."""
-        return self.manifest.accuracy.get("float32", {}).get("top1")
+        top1: float | None = self.manifest.accuracy.get("float32", {}).get("top1")
+        return top1
 
 
 def export(
@@ -182,7 +183,8 @@ def _write_files(
     head = write_head(work, network.classifier.weight) if isinstance(network, FoldedNetwork) else {}
     manifest = Manifest(
         model_name(checkpoint), checkpoint.preprocess, checkpoint.classes, spec.min_size, spec.dynamic_size,
-        spec.output, files, head=head, sizes=spec.sizes if isinstance(spec, ExportableDetector) else (), versions={"torch": torch.__version__, **versions},
+        spec.output, files, head=head, versions={"torch": torch.__version__, **versions},
+        sizes=spec.sizes if isinstance(spec, ExportableDetector) else (),
     )  # fmt: skip
     manifest.write(work)
     return manifest
@@ -228,9 +230,7 @@ def _compare(
     return parity.compare((model.cpu().float(), preprocess), predictors, data.sample, shapes, options.softmax)
 
 
-def _open(
-    manifest: Manifest, work: Path, engine: str, threads: int | None
-) -> ExportedPredictor | ExportedDetector:
+def _open(manifest: Manifest, work: Path, engine: str, threads: int | None) -> ExportedPredictor | ExportedDetector:
     open_files = open_exported_detector if manifest.output == "boxes" else open_exported
     return open_files(work, engine, threads)
 
@@ -260,7 +260,7 @@ def _quantize(
     max_drop = default_drop if config.max_accuracy_drop is None else config.max_accuracy_drop
     if isinstance(data.train, Split):
         calibration = select_calibration_data(data.train, checkpoint.preprocess, config.calibration_images)
-        inputs: Sequence[Tensor] = calibration.calibration_images.split(1)
+        inputs: Sequence[Tensor] = torch.split(calibration.calibration_images, 1)
         layers = quantizable_layers(checkpoint.model)
     else:
         samples = subsample_images(data.train, config.calibration_images)

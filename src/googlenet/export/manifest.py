@@ -30,11 +30,12 @@ class Manifest:
     """An exported folder.
 
     `model` is the network's name in `models.registry`, `min_size` the smallest input height and width in pixels, which
-    are free if `dynamic_size`. `sizes` are the longer sides that a detector resizes images to, in pixels. `files` are those of each engine, the one to open first; int8 files under
+    are free if `dynamic_size`. `files` are those of each engine, the one to open first; int8 files under
     ``engine:int8``. `sha256` is empty until the files are written. `accuracy` has metrics under ``float32`` and of each
     int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
     `calibration` is the file of the calibration images, its sha256 and their number; empty if there are none. `head` is
-    the file of the classifier's weights and its sha256, if the files also return the last feature map.
+    the file of the classifier's weights and its sha256, if the files also return the last feature map. `sizes` are the
+    longer sides in pixels that a detector resizes images to; empty for a classifier and in older folders.
     """
 
     model: str

@@ -133,7 +133,7 @@ def quantizable_nodes(inputs: Mapping[str, Collection[str]], convolutions: Colle
     for name, sources in inputs.items():
         if name in convolutions or any(source in after for source in sources):
             after.add(name)
-    for name in reversed(inputs):
+    for name in reversed(list(inputs)):
         if name in before:
             before |= set(inputs[name])
     return (after & before) - last
