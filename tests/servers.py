@@ -92,6 +92,39 @@ def small_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Pa
 
 
 @pytest.fixture(scope="session")
+def detector_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A narrow detector with random weights, for color images, 64 pixels and three classes."""
+    return build_once("detector", lambda folder: write_detector_run(folder, seed=3))
+
+
+def write_detector_run(folder: Path, seed: int) -> None:
+    """Write a run of a detector with random weights, whose scores differ and are up to about 0.9."""
+    import torch
+
+    from googlenet.checkpoint.format import Checkpoint, write_checkpoint
+    from googlenet.config.parse import recipe_from_dict
+    from googlenet.data.preprocess import Preprocess
+    from googlenet.detection.task import build_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipe_from_dict(
+        {
+            "task": "detection", "seed": seed, "size": {"train": 64}, "data": {"source": "scenes:train=2,test=2"},
+            "model": {"name": "googlenet_bn", "width_mult": 0.25, "pool_mode": "same"},
+            "detection": {"neck_channels": 32, "head_convs": 1},
+        }
+    )  # fmt: skip
+    model = build_model(recipe, 3, 3).eval()
+    with torch.no_grad():
+        for name, layer in model.head.named_modules():  # type: ignore[union-attr]
+            if name in ("cls_logits", "bbox_reg", "bbox_ctrness"):
+                layer.weight.mul_(30.0)
+    preprocess = Preprocess(size=64, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    checkpoint = Checkpoint(model, preprocess, ("cat", "dog", "bird"), recipe, {})
+    write_checkpoint(folder / "model.safetensors", checkpoint)
+
+
+@pytest.fixture(scope="session")
 def server(small_run: Path) -> Iterator[RunningServer]:
     """A server of that network under two names."""
     with run_server(f"small={small_run}", f"again={small_run}", "--engine", "torch") as running:

@@ -129,6 +129,8 @@ def quantizable_nodes(inputs: Mapping[str, Collection[str]], convolutions: Colle
     non-maximum suppression) stays in float32.
     """
     last = {name for name in inputs if PREDICTION_LAYERS.search(name)}
+    # Nor does the activation before them round its output.
+    last |= {source for name in last for source in inputs[name] if source not in convolutions}
     after, before = set[str](), set(last)
     for name, sources in inputs.items():
         if name in convolutions or any(source in after for source in sources):
