@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,15 +58,20 @@ def run_server(*arguments: Any, cwd: Path | None = None) -> Iterator[RunningServ
 
 @contextmanager
 def serve_in_thread(
-    run: Path, api_key: str | None = None, engine: str | None = None, reload_interval: float = 0, **limits: Any
+    run: Path | Mapping[str, Path],
+    api_key: str | None = None,
+    engine: str | None = None,
+    reload_interval: float = 0,
+    **limits: Any,
 ) -> Iterator[str]:
-    """Run a server of the model "small" in a thread, with other limits; yields its URL."""
+    """Run a server of the model "small", or of several models, in a thread, with other limits; yields its URL."""
     from googlenet.serving.app import build_asgi_app
     from googlenet.serving.config import Limits, ServeConfig
     from googlenet.serving.server import Server, listen, url_of
 
+    models = {"small": run} if isinstance(run, Path) else run
     config = ServeConfig(
-        {"small": str(run)},
+        {name: str(path) for name, path in models.items()},
         engine,
         threads=1,
         limits=Limits(**limits),
