@@ -167,7 +167,7 @@ def test_invalid_bodies(detect_client: httpx.Client) -> None:
     assert "content type" in error(post("/v1/detect", content=b"x", headers={"content-type": "text/plain"}), 415)
 
 
-@pytest.mark.parametrize("side", [600, 900])
+@pytest.mark.parametrize("side", [600, pytest.param(900, marks=pytest.mark.slow)])
 def test_memory_is_reserved_before_decoding(detector_run: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pixels of an accepted image wait uncompressed: 5 bytes for each value are reserved."""
     decoded: list[str] = []
