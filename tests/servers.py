@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,15 +58,20 @@ def run_server(*arguments: Any, cwd: Path | None = None) -> Iterator[RunningServ
 
 @contextmanager
 def serve_in_thread(
-    run: Path, api_key: str | None = None, engine: str | None = None, reload_interval: float = 0, **limits: Any
+    run: Path | Mapping[str, Path],
+    api_key: str | None = None,
+    engine: str | None = None,
+    reload_interval: float = 0,
+    **limits: Any,
 ) -> Iterator[str]:
-    """Run a server of the model "small" in a thread, with other limits; yields its URL."""
+    """Run a server of the model "small", or of several models, in a thread, with other limits; yields its URL."""
     from googlenet.serving.app import build_asgi_app
     from googlenet.serving.config import Limits, ServeConfig
     from googlenet.serving.server import Server, listen, url_of
 
+    models = {"small": run} if isinstance(run, Path) else run
     config = ServeConfig(
-        {"small": str(run)},
+        {name: str(path) for name, path in models.items()},
         engine,
         threads=1,
         limits=Limits(**limits),
@@ -89,6 +94,39 @@ def serve_in_thread(
 def small_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A narrow network with batch normalization and random weights, for 64 pixels and five classes."""
     return build_once("small", fuzz_server().write_run)
+
+
+@pytest.fixture(scope="session")
+def detector_run(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A narrow detector with random weights, for color images, 64 pixels and three classes."""
+    return build_once("detector", lambda folder: write_detector_run(folder, seed=3))
+
+
+def write_detector_run(folder: Path, seed: int) -> None:
+    """Write a run of a detector with random weights, whose scores differ and are up to about 0.9."""
+    import torch
+
+    from googlenet.checkpoint.format import Checkpoint, write_checkpoint
+    from googlenet.config.parse import recipe_from_dict
+    from googlenet.data.preprocess import Preprocess
+    from googlenet.detection.task import build_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipe_from_dict(
+        {
+            "task": "detection", "seed": seed, "size": {"train": 64}, "data": {"source": "scenes:train=2,test=2"},
+            "model": {"name": "googlenet_bn", "width_mult": 0.25, "pool_mode": "same"},
+            "detection": {"neck_channels": 32, "head_convs": 1},
+        }
+    )  # fmt: skip
+    model = build_model(recipe, 3, 3).eval()
+    with torch.no_grad():
+        for name, layer in model.head.named_modules():  # type: ignore[union-attr]
+            if name in ("cls_logits", "bbox_reg", "bbox_ctrness"):
+                layer.weight.mul_(30.0)
+    preprocess = Preprocess(size=64, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    checkpoint = Checkpoint(model, preprocess, ("cat", "dog", "bird"), recipe, {})
+    write_checkpoint(folder / "model.safetensors", checkpoint)
 
 
 @pytest.fixture(scope="session")

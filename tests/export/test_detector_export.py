@@ -39,7 +39,7 @@ def test_a_folder_that_does_not_need_this_package(scenes_run: Path, tmp_path: Pa
     # Scenes of many sizes, empty ones among them, and one of 40x4000.
     scenes = draw_scenes(Scenes(test=12, sides=(40, 200), objects=(0, 8)), "test", str(fashion_mnist_folder))
     images = [scene.read(1) for scene in scenes] + [torch.zeros(1, 40, 4000, dtype=torch.uint8)]
-    exported = open_exported_detector(out, "auto", 1)
+    exported = open_exported_detector(out, "onnxruntime", 1)
     reference = DetectorPredictor(run.model, run.preprocess, run.classes)
     assert compare(exported, reference, images).within_bounds
     boxes, scores, labels = session.run(None, {"pixels": images[0].numpy()})

@@ -70,7 +70,7 @@ def test_int8_that_loses_too_much_is_refused(exported_folder: Path, smoke_run: P
     shutil.copytree(exported_folder, work)
     quantizer = Quantizer(
         "onnxruntime",
-        lambda layers: BACKENDS["onnx"].module.quantize(work, data.calibration_images, layers),
+        lambda layers: BACKENDS["onnx"].module.quantize(work, torch.split(data.calibration_images, 1), layers),
         lambda files: open_exported(exported_folder, f"onnxruntime:{'int8' if files else 'float32'}", 1),
     )
     with pytest.raises(FailedError, match="1 of 1 layers in float32"):

@@ -1,14 +1,19 @@
 """The web interface in Chromium: file chooser, drag and drop, keyboard, phone, camera, API key."""
 
 import base64
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from googlenet.inference.loading import load_predictor
 from servers import RunningServer, png, predict_offline, serve_in_thread
 
 CHROMIUM = next(
@@ -38,7 +43,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def open_page(browser: Browser, url: str, size: dict[str, int], scheme: str = "light") -> OpenPage:
+def open_page(browser: Browser, url: str, size: dict[str, int], scheme: str = "light", classes: int = 5) -> OpenPage:
     context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
     opened = OpenPage(context.new_page(), [], [])
     page = opened.page
@@ -47,7 +52,7 @@ def open_page(browser: Browser, url: str, size: dict[str, int], scheme: str = "l
     page.on("pageerror", lambda error: opened.errors.append(str(error)))
     page.on("console", lambda message: opened.errors.append(message.text) if message.type == "error" else None)
     page.goto(url)
-    expect(page.locator("#model-info")).to_contain_text("5 classes")
+    expect(page.locator("#model-info")).to_contain_text(f"{classes} classes")
     return opened
 
 
@@ -170,6 +175,68 @@ def test_camera(browser: Browser, server: RunningServer) -> None:
     assert page.locator("#video").evaluate("video => video.srcObject") is None, "the camera is released"
     assert opened.errors == []
     page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "viewport"), [((300, 180), DESKTOP), pytest.param((90, 200), PHONE, marks=pytest.mark.slow)]
+)
+def test_boxes_of_a_detector(
+    browser: Browser, detector_run: Path, small_run: Path, tmp_path: Path, size: tuple[int, int],
+    viewport: dict[str, int],
+) -> None:  # fmt: skip
+    """The boxes are drawn over the image, which is shown completely, with label and score."""
+    scene = Image.fromarray(np.random.default_rng(5).integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize(size)
+    scene.save(buffer := io.BytesIO(), "PNG")
+    pixels = torch.from_numpy(np.array(scene)).permute(2, 0, 1)
+    predictor = load_predictor(str(detector_run), task="detection").predictor
+    expected = predictor.predict([pixels])[0].above(0.3)
+    assert len(expected.boxes)
+    with serve_in_thread({"detector": detector_run, "small": small_run}) as url:
+        opened = open_page(browser, url, viewport, classes=3)
+        page = opened.page
+        expect(page.get_by_role("heading", level=1)).to_have_text("Object detection")
+        drop(page, "scene.png", "image/png", buffer.getvalue())
+        expect(page.locator("#boxes")).to_be_visible()
+        expect(page.locator("#status")).to_contain_text(f"scene.png: {len(expected.boxes)} object")
+        rows = page.locator("#classes .label")
+        listed = [row.locator("span").all_inner_texts() for row in rows.all()]
+        texts = [
+            [predictor.classes[label], f"{score:.2f}"]
+            for label, score in zip(expected.labels.tolist(), expected.scores.tolist(), strict=True)
+        ]
+        assert listed == texts[:20]
+        # The canvas has the shape of the image and covers the same area of the page.
+        width, height = page.locator("#boxes").evaluate("canvas => [canvas.width, canvas.height]")
+        assert width / height == pytest.approx(size[0] / size[1], rel=0.01)
+        places = [page.locator(f"#{name}").bounding_box() for name in ("image", "boxes")]
+        assert places[0] == places[1]
+        fits = [page.locator(f"#{n}").evaluate("x => getComputedStyle(x).objectFit") for n in ("image", "boxes")]
+        assert fits == ["contain", "contain"]
+        # The middle of each edge of the best box, which is drawn last, has its color.
+        edges = (expected.boxes[0] / torch.tensor([*size, *size]) * torch.tensor([width, height] * 2)).tolist()
+        left, top, right, bottom = edges
+        points = [[left, (top + bottom) / 2], [right, (top + bottom) / 2], [(left + right) / 2, bottom]]
+        alpha = page.locator("#boxes").evaluate(
+            """(canvas, points) => {
+                const inside = (value, length) => Math.min(Math.max(value, 1), length - 2);
+                return points.map(([x, y]) => canvas.getContext("2d")
+                    .getImageData(inside(x, canvas.width), inside(y, canvas.height), 1, 1).data[3]);
+            }""",
+            points,
+        )
+        assert min(alpha) > 100
+        page.screenshot(path=str(tmp_path / "boxes.png"), full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], "no horizontal scrolling"
+        # The classifier of the same server: classes instead of boxes, also for the image that is shown.
+        page.get_by_label("Model").select_option("small")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Image classification")
+        expect(page.locator("#boxes")).to_be_hidden()
+        expect(page.locator("#h-classes")).to_have_text("Classes")
+        assert {
+            url_.partition("/v1")[0].rstrip("/") for url_ in opened.requests if not url_.startswith(("blob:", "data:"))
+        } == {url}
+        assert opened.errors == []
+        page.context.close()
 
 
 def test_api_key(browser: Browser, small_run: Path) -> None:

@@ -12,6 +12,8 @@ from ..checkpoint.format import Checkpoint, write_checkpoint
 from ..checkpoint.interop.convert import AUX_PREFIX, to_external_state_dict
 from ..checkpoint.interop.key_maps import SOURCE_MODELS
 from ..export.exporter import ExportResult, model_name
+from ..export.manifest import read_manifest
+from ..inference.engine_selection import exported_engines
 from ..models.factory import create_model
 from ..models.network import Network
 from ..models.summary import summary
@@ -42,6 +44,21 @@ def model_targets(
         num_bytes = sum((exported.folder / file).stat().st_size for file in exported.manifest.files[entry])
         name, accuracy = f"googlenet, {engine} {int8}".rstrip(), top1.get(entry if int8 else "float32")
         targets.append(BenchmarkTarget(name, spec, macs, num_bytes, accuracy, precision=precision))
+    return targets
+
+
+def folder_targets(folder: Path, engines: Sequence[str]) -> list[BenchmarkTarget]:
+    """Return each engine and precision of an exported folder, of the engines that `engines` names."""
+    manifest, targets = read_manifest(folder), []
+    for name in exported_engines(folder):
+        engine, _, precision = name.partition(":")
+        if engine in engines:
+            entry = name if precision == "int8" else engine
+            num_bytes = sum((folder / file).stat().st_size for file in manifest.files[entry])
+            top1 = manifest.accuracy.get(precision if precision == "float32" else name, {}).get("top1")
+            spec = {"kind": "exported", "folder": str(folder), "engine": name}
+            title = f"{manifest.model}, {engine} {precision.removeprefix('float32')}".rstrip()
+            targets.append(BenchmarkTarget(title, spec, {}, num_bytes, top1, precision=precision))
     return targets
 
 

@@ -27,9 +27,10 @@ MATMUL_SIZE = 2048
 
 def exported(spec: Mapping[str, Any], threads: int) -> CallFactory:
     """Return calls of an exported file, from uint8 pixels."""
-    from ..export.engine import open_exported
+    from ..inference.loading import load_predictor
 
-    return _predictor_calls(open_exported(spec["folder"], spec["engine"], threads))
+    model = load_predictor(spec["folder"], spec["engine"], threads)
+    return _detector_calls(model.predictor) if model.task == "detection" else _predictor_calls(model.predictor)
 
 
 def folded(spec: Mapping[str, Any], threads: int) -> CallFactory:
@@ -38,6 +39,14 @@ def folded(spec: Mapping[str, Any], threads: int) -> CallFactory:
     from ..inference.folded import FoldedPredictor
 
     return _predictor_calls(FoldedPredictor(read_checkpoint(Path(spec["checkpoint"])), threads))
+
+
+def _detector_calls(detector: Any) -> CallFactory:
+    def make_call(size: int, batch: int) -> Call:
+        images = torch.randint(0, 256, (batch, detector.preprocess.channels, size, size), dtype=torch.uint8)
+        return lambda: detector.predict(list(images))
+
+    return make_call
 
 
 def _predictor_calls(predictor: Any) -> CallFactory:

@@ -23,11 +23,15 @@ def run(argv: list[str]) -> None:
 
     from ..benchmark.runner import format_rows, plot
     from ..export.exporter import model_name
+    from ..export.manifest import is_exported
     from ..files import write_atomically
 
-    checkpoint, data = _load(args)
-    rows = _measure(args, checkpoint, data)
-    document = {"model": model_name(checkpoint), "rounds": args.rounds, "seconds": args.seconds}
+    if is_exported(Path(args.target)):
+        model, rows = _measure_folder(args)
+    else:
+        checkpoint, data = _load(args)
+        model, rows = model_name(checkpoint), _measure(args, checkpoint, data)
+    document = {"model": model, "rounds": args.rounds, "seconds": args.seconds}
     document |= {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
     document["rows"] = [row._asdict() for row in rows]
     lines = format_rows(rows)
@@ -46,7 +50,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add, engines = parser.add_argument, engine_names()
     add("target", nargs="?", default="googlenet_torchvision", metavar="RUN or MODEL",
-        help="a run, or the name of a network, with initial weights (default: googlenet_torchvision)")  # fmt: skip
+        help="a run, an exported folder, or the name of a network, with initial weights (default: "
+        "googlenet_torchvision)")  # fmt: skip
     add("--engines", type=name_list(engines), default=engines, metavar="A,B", help=", ".join(engines))
     add("--int8", action="store_true", help="measure int8 files too (requires a run)")
     add("--sizes", type=int_list, metavar="A,B", help="in pixels (default: that of the network)")
@@ -66,6 +71,27 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if args.out and Path(args.out).suffix != ".png":
         parser.error("--out must name a .png file")
     return args
+
+
+def _measure_folder(args: argparse.Namespace) -> "tuple[str, list[BenchmarkRow]]":
+    """Measure the files of an exported folder, without baselines; return the network's name too."""
+    from ..benchmark.runner import measure
+    from ..benchmark.targets import folder_targets
+    from ..export.manifest import read_manifest
+
+    folder = Path(args.target)
+    manifest, targets = read_manifest(folder), folder_targets(folder, args.engines)
+    if args.int8:
+        raise ValueError(f"{folder}: an exported folder is measured with the int8 files that it has; omit --int8")
+    if not targets:
+        raise ValueError(f"{folder}: no files for {', '.join(args.engines)}; it has {', '.join(manifest.files)}")
+    default_size = max(manifest.sizes or (manifest.preprocess.size,))
+    if not manifest.dynamic_size and set(args.sizes or ()) - {default_size}:
+        raise ValueError(f"this network is exported for {default_size} px only; omit --sizes")
+    if min(args.sizes or [default_size]) < manifest.min_size:
+        raise ValueError(f"--sizes: this network takes {manifest.min_size} px or more")
+    cases = [(size, batch) for size in args.sizes or [default_size] for batch in args.batches]
+    return manifest.model, measure(targets, cases, args.threads or [os.cpu_count() or 1], args.seconds, args.rounds)
 
 
 def _load(args: argparse.Namespace) -> "tuple[Checkpoint, ExportData]":

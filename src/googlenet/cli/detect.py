@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import int_list, make_parser, warn, writable_folder
+from .common import add_engine_arguments, int_list, make_parser, warn, writable_folder
 from .predict import raise_for_unreadable
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def run(argv: list[str]) -> None:
         "category_id is the class index plus 1")  # fmt: skip
     add("--annotations", metavar="FILE",
         help="with --save-coco-json: take the image and category ids of this COCO annotation file")  # fmt: skip
+    add_engine_arguments(parser)
     args = parser.parse_args(argv)
     if not 0 <= args.score_threshold < 1:
         parser.error("--score-threshold must be in [0, 1)")
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> None:
     from ..inference.loading import load_predictor
     from ..inference.predict import expand_paths
 
-    model = load_predictor(args.run, task="detection")
+    model = load_predictor(args.run, args.engine, args.threads, task="detection")
     detector = with_sizes(model.predictor, args.sizes) if args.sizes else model.predictor
     if args.save_coco_json and not Path(args.save_coco_json).resolve().parent.is_dir():
         raise ValueError(f"{args.save_coco_json}: no such folder: {Path(args.save_coco_json).resolve().parent}")

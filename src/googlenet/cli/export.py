@@ -51,8 +51,8 @@ def _parser() -> CommandParser:
     add("--int8", action="store_true",
         help=f"also quantize to 8-bit integers ({int8}): faster, slightly less accurate")  # fmt: skip
     add("--max-accuracy-drop", type=float, metavar="F",
-        help="top-1 accuracy (0..1) that int8 may lose on the test set; nothing is written if it loses more "
-        "(default: 0.003)")  # fmt: skip
+        help="accuracy (top-1 or, of a detector, AP; 0..1) that int8 may lose on the test set; nothing is written if "
+        "it loses more (default: 0.003, of a detector 0.01)")  # fmt: skip
     add("--calibration-images", type=positive_int, metavar="N",
         help="training images to calibrate int8 (default: 300)")  # fmt: skip
     add("--data", metavar="SOURCE", help="images to measure the accuracy on (default: of the run)")
@@ -81,21 +81,21 @@ def _check_usage(parser: CommandParser, args: argparse.Namespace) -> None:
 
 
 def _print(args: argparse.Namespace, result: "ExportResult") -> None:
-    manifest, parity = result.manifest, result.parity
+    manifest, parity, accuracy = result.manifest, result.parity, dict(result.manifest.accuracy)
     paths = [str(result.folder / name) for name in result.files]
     document: dict[str, Any] = {"out": str(result.folder), "files": paths, "max_error": result.max_error}
     lines = [f"{result.folder}: {', '.join(result.files)}"]
     if manifest.output == "boxes":
         score_error = max(row["max_score_error"] for row in parity["rows"])
         document |= {"max_score_error": score_error, "images": parity["images"]}
+        document |= {"max_error_by_engine": dict(manifest.max_error), "accuracy": accuracy}
         errors = f"{result.max_error:.1e} pixels and {score_error:.1e} of the score"
         lines.append(f"differs from PyTorch by at most {errors}, on {parity['images']} images")
     else:
-        by_engine, accuracy = dict(manifest.max_error), dict(manifest.accuracy)
+        by_engine = dict(manifest.max_error)
         document |= {"max_error_by_engine": by_engine, "top1": result.top1, "accuracy": accuracy}
         lines += [f"{name:<12} differs from PyTorch by at most {error:.1e}" for name, error in by_engine.items()]
-        lines += [
-            f"{name:<12} top-1 {metrics['top1']:.4f} on {metrics['images']:,} images, {metrics['on']}"
-            for name, metrics in accuracy.items()
-        ]
+    for name, metrics in accuracy.items():
+        values = [f"{title} {metrics[key]:.4f}" for key, title in (("top1", "top-1"), ("ap", "AP")) if key in metrics]
+        lines.append(f"{name:<12} {' '.join(values)} on {metrics['images']:,} images, {metrics['on']}")
     print_result(args.json, document, lines)

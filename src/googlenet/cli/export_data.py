@@ -36,9 +36,10 @@ def select_export_data(
         return ExportData(torch.stack([to_tensor(image, preprocess.channels) for image in resized]))
     if is_detector:
         detector: Detectors = DetectorPredictor(checkpoint.model, preprocess, checkpoint.classes)
-        data = load_detection_eval_dataset(LoadedModel.of(detector, checkpoint), source, root)
-        _, split = select_split(data, None)
-        return ExportData([image.read(preprocess.channels) for image in subsample(split, num_images)])
+        data = load_detection_eval_dataset(LoadedModel.of(detector, checkpoint), source, root, max_images)
+        name, split = select_split(data, None)
+        sample = [image.read(preprocess.channels) for image in subsample(split, num_images)]
+        return ExportData(sample, split, f"{name} of {data.source}", data.train)
     return load_export_data(checkpoint, source, root, max_images)
 
 

@@ -96,8 +96,8 @@ def parse_model_args(parser: argparse.ArgumentParser, arguments: list[str]) -> d
 def _make_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "serve",
-        "Serve networks over HTTP: POST /v1/predict and /v1/explain, the Open Inference Protocol at /v2, a web\n"
-        "interface at /. Ctrl-C or SIGTERM completes the requests in progress, then stops.",
+        "Serve networks over HTTP: POST /v1/predict, /v1/explain and /v1/detect, the Open Inference Protocol at /v2,\n"
+        "a web interface at /. Ctrl-C or SIGTERM completes the requests in progress, then stops.",
         "googlenet serve runs/demo small=runs/small --port 8000",
     )
     run_help = "a run, exported folder or .safetensors file; the first is the default model"

@@ -113,14 +113,19 @@ def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int, max_v
 
 
 def decoded_size(
-    source: Path | bytes, name: str, min_size: int, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+    source: Path | bytes,
+    name: str,
+    min_size: int | None,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
 ) -> tuple[int, int, str]:
     """Return width, height and Pillow's mode of the pixels that `decode_image` decodes, from the file's header.
 
     Raises the exceptions of `decode_image`.
     """
     with _open(source, name, max_pixels, formats) as image:
-        image.draft(None, (min_size, min_size))
+        if min_size is not None:
+            image.draft(None, (min_size, min_size))
         return image.width, image.height, image.mode
 
 

@@ -123,7 +123,9 @@ class Preprocess:
         """Normalize uint8 or float pixels (n, channels, h, w) in 0..255 to (x / 255 - mean) / std."""
         check_channels(images, self.channels)
         check_type(images)
-        mean, std = _pixel_moments(self.mean, self.std, images.device, torch.get_default_dtype())
+        # A tracer's tensors have no values and must not be cached.
+        moments = _pixel_moments.__wrapped__ if torch.compiler.is_compiling() else _pixel_moments
+        mean, std = moments(self.mean, self.std, images.device, torch.get_default_dtype())
         return (images - mean) / std
 
     def from_pil(self, image: Image.Image, size: int | None = None) -> tuple[Tensor, str]:

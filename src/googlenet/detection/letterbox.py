@@ -31,13 +31,13 @@ def resize_matrix(length: Tensor, new_length: Tensor, num_pixels: int, side: int
 
     The lengths are tensors (), because they are variables in an exported file; `num_pixels` is `length` as an integer.
     """
-    scale = length.float() / new_length.float()
-    centers = (torch.arange(side, device=length.device).float() + 0.5) * scale
-    distances = (torch.arange(num_pixels, device=length.device).float() + 0.5 - centers.unsqueeze(1)).abs()
-    weights = (1 - distances / scale.clamp_min(1)).clamp_min(0)
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    inside = torch.arange(side, device=length.device) < new_length
-    return weights * inside.unsqueeze(1).float()
+    # Positions are integers, in units of half a pixel divided by `new_length`: engines that compute in bfloat16, with
+    # eight bits, keep integers exact.
+    rows, columns = torch.arange(side, device=length.device), torch.arange(num_pixels, device=length.device)
+    distances = ((2 * columns + 1) * new_length - ((2 * rows + 1) * length).unsqueeze(1)).abs()
+    weights = (2 * torch.maximum(length, new_length) - distances).clamp_min(0)
+    weights = weights * (rows < new_length).unsqueeze(1)
+    return weights.float() / weights.sum(dim=1, keepdim=True).clamp_min(1).float()
 
 
 def letterbox(image: Tensor, size: Tensor, new_size: Tensor, preprocess: Preprocess, side: int) -> Tensor:

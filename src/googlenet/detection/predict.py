@@ -28,6 +28,18 @@ class ObjectDetector(Protocol):
     """Anything that detects objects: `DetectorPredictor`, or an exported detector."""
 
     @property
+    def name(self) -> str:
+        """The engine."""
+
+    @property
+    def precision(self) -> str:
+        """The precision of the computation: float32, bfloat16, float16 or int8."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The longer sides that images are resized to, in pixels; empty: that of `preprocess`."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names in the order of the labels."""
 
@@ -48,6 +60,7 @@ class DetectorPredictor:
     classes: tuple[str, ...]
     sizes: tuple[int, ...] = ()
     name: ClassVar[str] = "torch"
+    precision: ClassVar[str] = "float32"
     min_size: ClassVar[int] = 1  # images are padded to what the backbone needs
 
     @property

@@ -91,6 +91,7 @@ class ExportedDetector:
         self.name, self.precision, self.manifest = opened.engine, opened.precision, opened.manifest
         self.session = opened.session
         self.preprocess, self.classes = opened.manifest.preprocess, opened.manifest.classes
+        self.sizes = opened.manifest.sizes
 
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
         """Return the detections on each image uint8 (channels, h, w), in its pixels, best first."""
@@ -98,7 +99,7 @@ class ExportedDetector:
 
 
 def open_exported_detector(folder: Path | str, engine: str, threads: int | None = None) -> ExportedDetector:
-    """Open an exported detector; see `engine.open_exported`. ``auto`` is its first engine."""
+    """Open an exported detector; see `engine.open_exported`."""
     return ExportedDetector(open_session(Path(folder), engine, threads, "detector"))
 
 

@@ -76,8 +76,6 @@ def open_session(folder: Path, engine: str, threads: int | None, kind: str) -> O
     actual, command = ("detector", "detect") if manifest.output == "boxes" else ("classifier", "predict")
     if actual != kind:
         raise ValueError(f"{folder}: an exported {actual}, not a {kind}; use googlenet {command}")
-    if kind == "detector" and engine == "auto":
-        engine = next(iter(manifest.files))
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be 1 or more, not {threads}")
     name, precision = parse_engine(engine)

@@ -15,6 +15,9 @@ from torch import Tensor
 from ..checkpoint.format import Checkpoint
 from ..data.calibration import select_calibration, write_calibration
 from ..data.dataset import Split
+from ..detection.data.dataset import Sample, SampleImages
+from ..detection.data.dataset import subsample as subsample_images
+from ..detection.metrics import evaluate_split
 from ..detection.predict import DetectorPredictor
 from ..errors import FailedError
 from ..evaluation.metrics import classification_metrics
@@ -24,13 +27,15 @@ from ..models.folding import FoldedNetwork, fold
 from ..models.state_dict import check_finite
 from . import detector, parity
 from .backends import BACKENDS, Backend, format_of, formats_with
-from .detector import ExportableDetector
-from .engine import FLOAT32, INT8, open_exported
+from .detector import ExportableDetector, ExportedDetector, open_exported_detector
+from .engine import FLOAT32, INT8, ExportedPredictor, open_exported
 from .manifest import MANIFEST_NAME, Manifest, is_exported, write_head
 from .quantize import Quantizer, quantizable_layers, quantize, select_calibration_data
 from .spec import FEATURES, ExportSpec
 
 PARITY_NAME = "parity.json"
+# The metric of the accuracy by task, its name, and how much of it int8 may lose by default.
+ACCURACY = {"classification": ("top1", "top-1", 0.003), "detection": ("ap", "AP", 0.01)}
 EXAMPLES = Path(__file__).with_name("examples")
 
 
@@ -41,20 +46,23 @@ class ExportData(NamedTuple):
     """
 
     sample: Tensor | Sequence[Tensor]
-    test: Split | None = None
+    test: Split | Sequence[Sample] | None = None
     test_name: str = ""
-    train: Split | None = None
+    train: Split | Sequence[Sample] | None = None
 
 
 class QuantizationConfig(NamedTuple):
-    """The top-1 accuracy that int8 files may lose, and the number of training images that ranges are measured on."""
+    """The accuracy that int8 files may lose, and the number of training images that ranges are measured on.
 
-    max_accuracy_drop: float = 0.003
+    The accuracy is top-1 or COCO's AP, 0..1; None: that of `ACCURACY`.
+    """
+
+    max_accuracy_drop: float | None = None
     calibration_images: int = 300
 
 
 class ExportOptions(NamedTuple):
-    """For classifiers `softmax` (appended) and `int8` (additional files), for detectors `sizes`.
+    """`int8` (additional files), for classifiers `softmax` (appended), for detectors `sizes`.
 
     `threads` None: all cores. `sizes` are longer sides in pixels, default those of the recipe; the boxes are merged.
     """
@@ -81,7 +89,8 @@ class ExportResult(NamedTuple):
     @property
     def top1(self) -> float | None:
         """The top-1 accuracy of the float32 files; None if it was not measured."""
-        return self.manifest.accuracy["float32"]["top1"] if self.manifest.accuracy else None
+        top1: float | None = self.manifest.accuracy.get("float32", {}).get("top1")
+        return top1
 
 
 def export(
@@ -98,7 +107,8 @@ def export(
     check_capabilities(checkpoint, formats, options)
     check_finite(checkpoint.model.state_dict(), "the network cannot be exported")
     spec: ExportSpec | ExportableDetector
-    if checkpoint.recipe.task == "detection":
+    is_detector = checkpoint.recipe.task == "detection"
+    if is_detector:
         spec = detector.exportable_detector(checkpoint, options.sizes)
     else:
         network = fold(checkpoint.model, checkpoint.preprocess, merge=False)
@@ -111,13 +121,13 @@ def export(
         report, max_error = _check_parity(checkpoint, data, manifest, work, options)
         manifest = replace(manifest, max_error=max_error)
         if data.test:
-            predictor = open_exported(work, next(iter(manifest.files)), options.threads)
+            predictor = _open(manifest, work, next(iter(manifest.files)), options.threads)
             print(f"measuring accuracy with {predictor.name}", file=sys.stderr)
-            metrics = classification_metrics(predict_split(predictor, data.test))
-            manifest = replace(manifest, accuracy={"float32": {**metrics, "on": data.test_name}})
+            manifest = replace(manifest, accuracy={"float32": _measure(predictor, data)})
         if options.int8:
             manifest = _quantize(checkpoint, data, manifest, work, options)
-        if data.train:
+        if data.train and not is_detector:
+            assert isinstance(data.train, Split)
             calibration = select_calibration(data.train, checkpoint.preprocess)
             manifest = replace(manifest, calibration=write_calibration(work, calibration))
         manifest.write(work)
@@ -143,8 +153,8 @@ def check_capabilities(checkpoint: Checkpoint, formats: Sequence[str], options: 
     if checkpoint.recipe.task == "detection":
         if set(formats) - set(formats_with("detection")):
             raise ValueError(f"detectors are exported with --format {', '.join(formats_with('detection'))}")
-        if options.softmax or options.int8:
-            raise ValueError("--softmax and --int8 are options of classifiers, and this network detects objects")
+        if options.softmax:
+            raise ValueError("--softmax is an option of classifiers, and this network detects objects")
     elif options.sizes:
         raise ValueError("--sizes is an option of detectors; an exported classifier takes images of any size")
     if options.int8 and not set(formats) & set(formats_with("int8")):
@@ -174,6 +184,7 @@ def _write_files(
     manifest = Manifest(
         model_name(checkpoint), checkpoint.preprocess, checkpoint.classes, spec.min_size, spec.dynamic_size,
         spec.output, files, head=head, versions={"torch": torch.__version__, **versions},
+        sizes=spec.sizes if isinstance(spec, ExportableDetector) else (),
     )  # fmt: skip
     manifest.write(work)
     return manifest
@@ -219,45 +230,76 @@ def _compare(
     return parity.compare((model.cpu().float(), preprocess), predictors, data.sample, shapes, options.softmax)
 
 
+def _open(manifest: Manifest, work: Path, engine: str, threads: int | None) -> ExportedPredictor | ExportedDetector:
+    open_files = open_exported_detector if manifest.output == "boxes" else open_exported
+    return open_files(work, engine, threads)
+
+
+def _measure(predictor: Predictor | ExportedDetector, data: ExportData) -> dict[str, Any]:
+    """Return the metrics on the test set, their number of images and its name."""
+    assert data.test is not None
+    if isinstance(predictor, ExportedDetector):
+        assert not isinstance(data.test, Split)
+        metrics = {**evaluate_split(predictor, data.test).metrics.summary, "images": len(data.test)}
+    else:
+        assert isinstance(data.test, Split)
+        metrics = classification_metrics(predict_split(predictor, data.test))
+    return {**metrics, "on": data.test_name}
+
+
 def _quantize(
     checkpoint: Checkpoint, data: ExportData, manifest: Manifest, work: Path, options: ExportOptions
 ) -> Manifest:
     """Write the int8 files; return the manifest with them and their accuracy."""
-    if data.test is None or data.train is None:
+    config, (metric, title, default_drop) = options.int8, ACCURACY[checkpoint.recipe.task]
+    if data.test is None or not data.train:
         raise ValueError("int8 needs training images and a test set; name them with --data")
-    config = options.int8
+    if metric not in manifest.accuracy["float32"]:
+        raise ValueError(f"int8 needs test images with objects, and {data.test_name} has none; name others with --data")
     assert config
-    calibration = select_calibration_data(data.train, checkpoint.preprocess, config.calibration_images)
-    layers, engines = quantizable_layers(checkpoint.model), dict[str, Any]()
+    max_drop = default_drop if config.max_accuracy_drop is None else config.max_accuracy_drop
+    if isinstance(data.train, Split):
+        calibration = select_calibration_data(data.train, checkpoint.preprocess, config.calibration_images)
+        inputs: Sequence[Tensor] = torch.split(calibration.calibration_images, 1)
+        layers = quantizable_layers(checkpoint.model)
+    else:
+        samples = subsample_images(data.train, config.calibration_images)
+        calibration, inputs = None, SampleImages(samples, checkpoint.preprocess.channels)
+    engines = dict[str, Any]()
     for backend in (backend for backend in BACKENDS.values() if backend.int8 and backend.engine in manifest.files):
         engine = backend.engine
         print(f"int8 for {engine}", file=sys.stderr)
-        quantizer = _quantizer(backend, manifest, work, calibration.calibration_images, options.threads)
-        result = quantize(quantizer, calibration, layers, config.max_accuracy_drop)
-        metrics = classification_metrics(predict_split(quantizer.open(result.files), data.test))
-        drop = manifest.accuracy["float32"]["top1"] - metrics["top1"]
-        if drop > config.max_accuracy_drop:
+        quantizer = _quantizer(backend, manifest, work, inputs, options.threads)
+        if calibration is None:
+            files, details = backend.module.quantize(work, inputs, None), dict[str, Any]()
+        else:
+            result = quantize(quantizer, calibration, layers, max_drop)
+            files = result.files
+            details = {"float_layers": result.float_layers, "validation_drop": result.validation_drop}
+        metrics = _measure(quantizer.open(files), data)
+        drop = manifest.accuracy["float32"][metric] - metrics[metric]
+        if drop > max_drop:
             raise FailedError(
-                f"int8 for {engine} loses {drop:.4f} of top-1 on {data.test_name}, more than --max-accuracy-drop "
-                f"{config.max_accuracy_drop:g}; nothing was written"
+                f"int8 for {engine} loses {drop:.4f} of {title} on {data.test_name}, more than --max-accuracy-drop "
+                f"{max_drop:g}; nothing was written"
             )
-        drops = {"accuracy_drop": drop, "validation_drop": result.validation_drop}
-        engines[engine] = {"float_layers": result.float_layers, **drops}
+        engines[engine] = {**details, "accuracy_drop": drop}
         manifest = replace(
             manifest,
-            files={**manifest.files, engine + INT8: result.files},
-            accuracy={**manifest.accuracy, engine + INT8: {**metrics, "on": data.test_name}},
+            files={**manifest.files, engine + INT8: files},
+            accuracy={**manifest.accuracy, engine + INT8: metrics},
         )
-    num_images, max_drop = len(calibration.calibration_images), config.max_accuracy_drop
-    summary = {"calibration_images": num_images, "max_accuracy_drop": max_drop, "engines": engines}
+    summary = {"calibration_images": len(inputs), "max_accuracy_drop": max_drop, "engines": engines}
     return replace(manifest, int8=summary)
 
 
-def _quantizer(backend: Backend, manifest: Manifest, work: Path, images: Tensor, threads: int | None) -> Quantizer:
+def _quantizer(
+    backend: Backend, manifest: Manifest, work: Path, inputs: Sequence[Tensor], threads: int | None
+) -> Quantizer:
     """Return the quantizer of a backend; it describes the files that it opens in a temporary manifest."""
 
-    def open_files(files: Sequence[str]) -> Predictor:
+    def open_files(files: Sequence[str]) -> Any:
         replace(manifest, files={backend.engine: files or manifest.files[backend.engine]}).write(work)
-        return open_exported(work, backend.engine + FLOAT32, threads)
+        return _open(manifest, work, backend.engine + FLOAT32, threads)
 
-    return Quantizer(backend.engine, lambda layers: backend.module.quantize(work, images, layers), open_files)
+    return Quantizer(backend.engine, lambda layers: backend.module.quantize(work, inputs, layers), open_files)

@@ -34,7 +34,8 @@ class Manifest:
     ``engine:int8``. `sha256` is empty until the files are written. `accuracy` has metrics under ``float32`` and of each
     int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
     `calibration` is the file of the calibration images, its sha256 and their number; empty if there are none. `head` is
-    the file of the classifier's weights and its sha256, if the files also return the last feature map.
+    the file of the classifier's weights and its sha256, if the files also return the last feature map. `sizes` are the
+    longer sides in pixels that a detector resizes images to; empty for a classifier and in older folders.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Manifest:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     head: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write ``model.json`` into `folder`, which holds the files."""
@@ -68,6 +70,7 @@ class Manifest:
                 "size": preprocess["size"],
                 "min_size": self.min_size,
                 "dynamic_size": self.dynamic_size,
+                "sizes": list(self.sizes),
                 "dynamic_batch": not detector,
                 **{key: preprocess[key] for key in (*PREPROCESSING, "max_value")},
             },
@@ -106,6 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
             classes=tuple(output["classes"]),
             min_size=inputs["min_size"],
             dynamic_size=inputs["dynamic_size"],
+            sizes=tuple(inputs.get("sizes", ())),
             output=output["kind"],
             files={name: tuple(entry["files"]) for name, entry in engines.items()},
             sha256={k: v for entry in engines.values() for k, v in entry["sha256"].items()},

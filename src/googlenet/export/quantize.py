@@ -6,7 +6,7 @@ validation images, the layers that disturb the logits most stay in float32.
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,8 @@ from ..models.network import Network
 # Images that an int8 file is validated on (with fewer, a loss of 0.003 is within the noise), and those of them that
 # measure how much a layer disturbs the logits.
 VALIDATION_IMAGES, SENSITIVITY_IMAGES = 4000, 500
+# The last convolutions of a detector, in whose outputs 8 bits are too coarse for scores and boxes.
+PREDICTION_LAYERS = re.compile(r"\.(cls_logits|bbox_reg|bbox_ctrness)\b")
 # The fraction of the allowed loss that the validation images may show.
 DROP_BUDGET = 0.75
 
@@ -118,6 +120,25 @@ def quantizable_layers(model: Network | Ensemble) -> list[str]:
         return [f"networks.{i}.{name}" for i, names in enumerate(members) for name in names]
     trunk = (name for name, layer in model.trunk.named_children() if next(layer.parameters(), None) is not None)
     return [*trunk, "classifier"]
+
+
+def quantizable_nodes(inputs: Mapping[str, Collection[str]], convolutions: Collection[str]) -> set[str]:
+    """Return the nodes of a detector between its first convolution, included, and its last ones, excluded.
+
+    `inputs` has the predecessors of each node, in topological order. What precedes (resizing) and follows (boxes and
+    non-maximum suppression) stays in float32.
+    """
+    last = {name for name in inputs if PREDICTION_LAYERS.search(name)}
+    # Nor does the activation before them round its output.
+    last |= {source for name in last for source in inputs[name] if source not in convolutions}
+    after, before = set[str](), set(last)
+    for name, sources in inputs.items():
+        if name in convolutions or any(source in after for source in sources):
+            after.add(name)
+    for name in reversed(list(inputs)):
+        if name in before:
+            before |= set(inputs[name])
+    return (after & before) - last
 
 
 def layer_of(node: str) -> str:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +25,12 @@ from ..checkpoint.format import Checkpoint
 from ..data.calibration import Calibration, read_calibration
 from ..data.disk_cache import cached_json
 from ..data.preprocess import Preprocess
+from ..detection.predict import ObjectDetector
 from ..devices import cpu_description
 from ..evaluation.predictor import Predictor
 from ..export.backends import BACKENDS, format_of, formats_with
-from ..export.engine import INT8, REDUCED, open_exported, parse_engine, supported_precisions
+from ..export.detector import open_exported_detector
+from ..export.engine import INT8, PRECISIONS, open_exported, parse_engine, supported_precisions
 from ..export.exporter import ExportData, ExportOptions, export, model_name
 from ..export.manifest import file_sha256, is_exported, read_manifest
 from ..files import cache_file, mark_used, package_version, prune_cache
@@ -116,12 +119,6 @@ def fastest_exported(folder: Path, engine: str, threads: int | None) -> Predicto
     PyTorch's file is not tried, because opening it can run code. ValueError if no other engine is installed.
     """
     manifest, candidates = read_manifest(folder), exported_candidates(folder, threads)
-    if not candidates:
-        entries = ", ".join(manifest.files)
-        raise ValueError(
-            f"{folder}: auto has no engine to choose from: install one of {entries} with pip install "
-            "'googlenet[export]', or name one; --engine torch can run code that is in the file"
-        )
     calibration, key = manifest.calibration, [dict(manifest.sha256), threads]
     path = folder / calibration["file"] if calibration else None
     if path is not None and (not path.is_file() or file_sha256(path) != calibration["sha256"]):
@@ -129,14 +126,69 @@ def fastest_exported(folder: Path, engine: str, threads: int | None) -> Predicto
     return select_fastest(candidates, engine, path, key)
 
 
+def fastest_exported_detector(folder: Path, engine: str, threads: int | None) -> ObjectDetector:
+    """Open an exported detector in the fastest of its engines, in float32 unless `engine` is ``auto:PRECISION``.
+
+    Boxes cannot be compared like probabilities, so other precisions are not chosen unasked. See `fastest_exported`.
+    """
+    precision = engine.partition(":")[2] or FLOAT32
+    check_precision(engine)
+    names = [name for name in exported_engines(folder) if name.endswith(f":{precision}")]
+    if not names:
+        raise ValueError(f"{folder}: {engine}: no installed engine has a file for {precision}; export it, or use auto")
+    candidates: dict[str, Callable[[], ObjectDetector]] = {
+        name: partial(open_exported_detector, folder, name, threads) for name in names
+    }
+
+    def measure() -> dict[str, float]:
+        print(f"measuring {', '.join(candidates)} on this machine", file=sys.stderr)
+        return {name: _detector_seconds(open_candidate()) for name, open_candidate in candidates.items()}
+
+    if len(names) == 1:
+        return candidates[names[0]]()
+    versions = {name: package_version(name.partition(":")[0]) for name in names}
+    inputs = [dict(read_manifest(folder).sha256), threads, versions, cpu_description()]
+    seconds = cached_json("engines", json.dumps(inputs, sort_keys=True).encode(), measure)
+    if seconds.keys() != candidates.keys():  # a damaged cache file
+        seconds = measure()
+    return candidates[min(names, key=seconds.__getitem__)]()
+
+
+def _detector_seconds(detector: ObjectDetector) -> float:
+    """Measure the detection on one image of the largest size, in seconds."""
+    side = max(detector.sizes or (detector.preprocess.size,))
+    images = list(torch.randint(0, 256, (1, detector.preprocess.channels, side, side), dtype=torch.uint8))
+    return _median_time(lambda: detector.predict(images))
+
+
 def exported_candidates(folder: Path, threads: int | None) -> Candidates:
-    """Return the engines and precisions in which an exported classifier can be opened here without running its code."""
-    engines = list[str]()
-    for entry in read_manifest(folder).files:
+    """Return the engines and precisions in which an exported classifier can be opened; see `exported_engines`."""
+    return {name: partial(open_exported, folder, name, threads) for name in exported_engines(folder)}
+
+
+def exported_engines(folder: Path) -> list[str]:
+    """Return the engines and precisions in which an exported folder can be opened here without running its code.
+
+    ValueError if no such engine is installed.
+    """
+    engines, files = list[str](), read_manifest(folder).files
+    for entry in files:
         name = entry.partition(":")[0]
         if BACKENDS[format_of(name)].safe and importlib.util.find_spec(name):
             engines += [entry] if entry.endswith(INT8) else [f"{name}:{item}" for item in supported_precisions(name)]
-    return {engine: lambda engine=engine: open_exported(folder, engine, threads) for engine in engines}  # type: ignore[misc]
+    if not engines:
+        raise ValueError(
+            f"{folder}: auto has no engine to choose from: install one of {', '.join(files)} with pip install "
+            "'googlenet[export]', or name one; --engine torch can run code that is in the file"
+        )
+    return engines
+
+
+def check_precision(engine: str) -> None:
+    """Raise ValueError if `engine`, ``auto`` or ``auto:PRECISION``, names an unknown precision."""
+    precision = engine.partition(":")[2]
+    if precision not in ("", *PRECISIONS):
+        raise ValueError(f"unknown precision {precision!r} in {engine}; use auto, or auto:float32")
 
 
 def select_fastest(candidates: Candidates, engine: str, calibration: Path | None, key: list[Any]) -> Predictor:
@@ -145,8 +197,7 @@ def select_fastest(candidates: Candidates, engine: str, calibration: Path | None
     The measurements are cached for `key`, the calibration images, this processor and the versions of the engines.
     """
     precision = engine.partition(":")[2]
-    if precision and precision not in (FLOAT32, *REDUCED, "int8"):
-        raise ValueError(f"unknown precision {precision!r} in {engine}; use auto, or auto:float32")
+    check_precision(engine)
     images = read_calibration(calibration) if calibration else None
     packages = sorted({name.partition(":")[0] for name in candidates})
     versions = {name: package_version(name) for name in packages}
@@ -217,10 +268,14 @@ def _probabilities(predictor: Predictor, images: Tensor) -> Tensor:
 def _median_seconds(predictor: Predictor, batch: int) -> float:
     """Measure the prediction of a batch, in seconds."""
     images = _random_images(predictor.preprocess, batch)
+    return _median_time(lambda: predictor.predict(images))
+
+
+def _median_time(call: Callable[[], object]) -> float:
     seconds: list[float] = []
     while len(seconds) < 2 * TIMED_RUNS and not (len(seconds) == 2 and min(seconds) > SLOW_S):
         start = time.perf_counter()
-        predictor.predict(images)
+        call()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[len(seconds) // 2 :])
 

@@ -4,21 +4,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
+import torch
+
 from ..checkpoint.format import Checkpoint
 from ..checkpoint.load import load
 from ..config.schema import DataConfig
 from ..data.calibration import CALIBRATION_NAME
-from ..detection.predict import DetectorPredictor
+from ..detection.predict import DetectorPredictor, ObjectDetector
 from ..devices import pick_device
 from ..evaluation.predictor import NetworkPredictor, Predictor
-from ..export.detector import ExportedDetector, open_exported_detector
+from ..export.detector import open_exported_detector
 from ..export.engine import open_exported
 from ..export.manifest import is_exported, read_manifest
 from ..kernels import to_channels_last
-from .engine_selection import cached_engine, fastest_exported, is_auto
+from .engine_selection import cached_engine, fastest_exported, fastest_exported_detector, is_auto
+
+# How `engine` names the PyTorch network of a detector.
+TORCH_ENGINES = ("auto", "auto:float32", "torch", "torch:float32")
 
 P = TypeVar("P")
-Detectors = DetectorPredictor | ExportedDetector
+Detectors = ObjectDetector
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def load_predictor(
 
     Without `engine` a checkpoint's network predicts in PyTorch, on the accelerator if there is one, and an exported
     folder in the fastest engine. `engine` is the name of one, or ``auto``; see `cached_engine` and `open_exported`.
-    Raises ValueError for anything that cannot be loaded, and for a network of another `task`.
+    A detector's run predicts in PyTorch only (``torch`` or ``auto``), and ``auto`` of an exported one is the fastest
+    engine in float32. Raises ValueError for anything that cannot be loaded, and for a network of another `task`.
     """
     if is_exported(Path(path)):
         return _load_exported(Path(path), engine or "auto", threads, task)
@@ -75,8 +81,14 @@ def load_predictor(
     if engine is None and threads is not None:
         raise ValueError("--threads requires --engine, or an exported folder")
     if engine is not None and recipe.task == "detection":
-        raise ValueError("--engine requires an exported folder if the network is a detector: run googlenet export")
-    if engine is not None:
+        if engine not in TORCH_ENGINES:
+            raise ValueError(
+                f"{path}: a detector is exported for another engine than torch first: googlenet export {path} "
+                "--format onnx,openvino --out DIR; then name that folder"
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+    elif engine is not None:
         calibration = Path(path) / CALIBRATION_NAME
         return LoadedModel.of(cached_engine(checkpoint, engine, threads, calibration), checkpoint)
     device = pick_device("auto")
@@ -92,7 +104,10 @@ def load_predictor(
 def _load_exported(path: Path, engine: str, threads: int | None, task: str | None) -> LoadedModel[Any]:
     actual = "detection" if read_manifest(path).output == "boxes" else "classification"
     if task not in (None, actual):
-        raise ValueError(f"{path}: exported for {actual}, not for {task}")
+        command = "detect" if actual == "detection" else "predict"
+        raise ValueError(f"{path}: exported for {actual}, not for {task}; use googlenet {command}")
+    if actual == "detection" and is_auto(engine):
+        return LoadedModel(fastest_exported_detector(path, engine, threads), actual)
     if actual == "detection":
         return LoadedModel(open_exported_detector(path, engine, threads), actual)
     if is_auto(engine):

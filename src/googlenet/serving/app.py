@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from .. import __version__
-from ..evaluation.predictor import Predictor
 from ..export.manifest import is_exported
 from ..inference.loading import LoadedModel, load_predictor
 from . import v2
@@ -24,8 +23,16 @@ from .config import ServeConfig
 from .metrics import Metrics
 from .middleware import AdmissionMiddleware
 from .page import PAGE, PAGE_HEADERS, render_docs
-from .repository import ModelRepository, ModelVersion
-from .schemas import INTERNAL_ERROR, REQUEST_BODY, error_response, error_schema, parse_request
+from .repository import DetectorVersion, ModelRepository, ModelVersion
+from .schemas import (
+    INTERNAL_ERROR,
+    DetectOptions,
+    RequestOptions,
+    error_response,
+    error_schema,
+    parse_request,
+    request_body,
+)
 from .service import InferenceService
 
 
@@ -48,7 +55,7 @@ def build_asgi_app(config: ServeConfig) -> AdmissionMiddleware:
 
     app = FastAPI(
         title="googlenet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        description="Image classification with networks of the GoogLeNet and Inception family.",
+        description="Image classification and object detection with networks of the GoogLeNet and Inception family.",
         responses=error_schema(400, 401, 404, 405, 408, 409, 413, 415, 422, 429, 504),
     )  # fmt: skip
     _add_error_handlers(app)
@@ -60,11 +67,11 @@ def build_asgi_app(config: ServeConfig) -> AdmissionMiddleware:
     return middleware
 
 
-def load_model(path: str, config: ServeConfig) -> LoadedModel[Predictor]:
+def load_model(path: str, config: ServeConfig) -> LoadedModel[Any]:
     """Load a run or an exported folder in the configured engine."""
     # The threads of a network without an engine are set by the batching thread.
     has_engine = config.engine is not None or is_exported(Path(path))
-    return load_predictor(path, config.engine, config.threads if has_engine else None, task="classification")
+    return load_predictor(path, config.engine, config.threads if has_engine else None)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -89,7 +96,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _add_image_routes(app: FastAPI, service: InferenceService) -> None:
-    extra = {"requestBody": REQUEST_BODY}
+    extra = {"requestBody": request_body(RequestOptions)}
 
     @app.post("/v1/predict", summary="Classify images", openapi_extra=extra, tags=["images"])
     async def predict(request: Request) -> Response:
@@ -97,8 +104,19 @@ def _add_image_routes(app: FastAPI, service: InferenceService) -> None:
 
         With several `sizes` the probabilities are averaged; `by_size` has those of each size.
         """
-        parsed = await parse_request(request, service.limits)
+        parsed = await parse_request(request, service.limits, RequestOptions)
         return JSONResponse(await service.predict(parsed, request.state.reservation))
+
+    detect_extra = {"requestBody": request_body(DetectOptions)}
+
+    @app.post("/v1/detect", summary="Detect objects", openapi_extra=detect_extra, tags=["images"])
+    async def detect(request: Request) -> Response:
+        """The objects on each image, best first, and the seconds spent on decoding, waiting and detection.
+
+        `xyxy` are the left, top, right and bottom edges in pixels of the upright image, which has `width` and `height`.
+        """
+        parsed = await parse_request(request, service.limits, DetectOptions)
+        return JSONResponse(await service.detect(parsed, request.state.reservation))
 
     @app.post("/v1/explain", summary="Class activation map", openapi_extra=extra, tags=["images"])
     async def explain(request: Request) -> Response:
@@ -107,7 +125,7 @@ def _add_image_routes(app: FastAPI, service: InferenceService) -> None:
         `map` has `shape` and `data`: the contribution of each position to the logit of the class. `image`, `heatmap`
         and `overlay` are PNG images as data: URLs. With `Accept: image/png` the response is the overlay.
         """
-        parsed = await parse_request(request, service.limits)
+        parsed = await parse_request(request, service.limits, RequestOptions)
         explanation = await service.explain(parsed, request.state.reservation)
         if request.headers.get("accept", "").strip().lower() == "image/png":
             return Response(b64decode(explanation["overlay"].partition(",")[2]), media_type="image/png")
@@ -123,7 +141,7 @@ def _add_model_routes(app: FastAPI, service: InferenceService) -> None:
 
     @app.get("/v1/models/{name}", summary="Model metadata", tags=["models"])
     async def model(name: str = v2.MODEL_NAME) -> dict[str, Any]:
-        """Version, engine, classes and input sizes of a model."""
+        """Task, version, engine, classes and input sizes of a model."""
         return describe(service.models.get(name), service)
 
     @app.post("/v1/models/{name}/reload", summary="Reload a model", tags=["models"])
@@ -154,13 +172,19 @@ def _add_operation_routes(app: FastAPI, service: InferenceService, middleware: A
         return HTMLResponse(render_docs(app.openapi()), headers=PAGE_HEADERS)
 
 
-def describe(model: ModelVersion, service: InferenceService) -> dict[str, Any]:
+def describe(model: ModelVersion | DetectorVersion, service: InferenceService) -> dict[str, Any]:
     """Describe a model for ``/v1/models``."""
-    preprocess, max_size = model.predictor.preprocess, service.max_size(model)
+    predictor = model.predictor
+    common = {
+        "name": model.name, "version": model.version, "engine": predictor.name, "precision": predictor.precision,
+        "loaded_at": model.loaded_at, "classes": list(predictor.classes), "size": model.size,
+        "channels": predictor.preprocess.channels,
+    }  # fmt: skip
+    if isinstance(model, DetectorVersion):
+        return {**common, "task": "detection", "supports_explain": False}
+    max_size = service.max_size(model)
     return {
-        "name": model.name, "version": model.version, "engine": model.predictor.name,
-        "precision": model.predictor.precision, "loaded_at": model.loaded_at,
-        "classes": list(model.predictor.classes), "size": model.size, "min_size": model.predictor.min_size,
-        "max_size": max_size, "suggested_sizes": model.suggest_sizes(max_size), "channels": preprocess.channels,
-        "crop_mode": preprocess.crop_mode, "supports_explain": model.explain is not None,
+        **common, "task": "classification", "min_size": model.predictor.min_size, "max_size": max_size,
+        "suggested_sizes": model.suggest_sizes(max_size), "crop_mode": model.predictor.preprocess.crop_mode,
+        "supports_explain": model.explain is not None,
     }  # fmt: skip

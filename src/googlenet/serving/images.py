@@ -4,7 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from ..data.decode import ImageError, ImageTooLargeError, decode_image, decoded_size
+from ..data.decode import FULL_SIZE, ImageError, ImageTooLargeError, decode_image, decoded_size, to_tensor
 from ..data.preprocess import Preprocess
 from .schemas import UploadedImage
 
@@ -47,21 +47,55 @@ def decode_upload(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[
         )  # fmt: skip
         resized = [preprocess.from_pil_unnormalized(decoded, size) for size in sizes]
     except ImageError as error:
-        raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
+        _reject(error)
     return DecodedImage([pixels for pixels, _ in resized], resized[0][1], time.perf_counter() - start)
 
 
-def decode_memory(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[int], max_pixels: int) -> int:
-    """Return an upper bound of the bytes that `decode_upload` needs for an image file, from its header.
+class DecodedPixels(NamedTuple):
+    """Pixels uint8 (channels, h, w), the height and width of the upright image in the file, and the time in s."""
 
-    Raises the exceptions of `decode_upload`.
-    """
+    pixels: Tensor
+    full_size: tuple[int, int]
+    seconds: float
+
+
+def decode_pixels(image: UploadedImage, preprocess: Preprocess, min_size: int | None, max_pixels: int) -> DecodedPixels:
+    """Decode an image file for a detector; a JPEG may be reduced as by `decode_image`. Raises as `decode_upload`."""
+    start = time.perf_counter()
     try:
-        min_size = preprocess.min_decode_size(max(sizes))
-        width, height, mode = decoded_size(image.data, image.name, min_size, max_pixels, FORMATS)
+        decoded = decode_image(
+            image.data, image.name, min_size, max_pixels=max_pixels, formats=FORMATS, max_value=preprocess.max_value
+        )
+        pixels = to_tensor(decoded, preprocess.channels)
     except ImageError as error:
-        raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
-    return width * height * BYTES_PER_PIXEL.get(mode, MAX_BYTES_PER_PIXEL)
+        _reject(error)
+    width, height = decoded.info.get(FULL_SIZE, decoded.size)
+    return DecodedPixels(pixels, (height, width), time.perf_counter() - start)
+
+
+class ImageHeader(NamedTuple):
+    """Width, height and Pillow's mode of the pixels that will be decoded."""
+
+    width: int
+    height: int
+    mode: str
+
+    @property
+    def decode_memory(self) -> int:
+        """An upper bound of the bytes that decoding and resizing need."""
+        return self.width * self.height * BYTES_PER_PIXEL.get(self.mode, MAX_BYTES_PER_PIXEL)
+
+
+def read_header(image: UploadedImage, min_size: int | None, max_pixels: int) -> ImageHeader:
+    """Read the header of an image file that is decoded with `min_size`. Raises the exceptions of `decode_upload`."""
+    try:
+        return ImageHeader(*decoded_size(image.data, image.name, min_size, max_pixels, FORMATS))
+    except ImageError as error:
+        _reject(error)
+
+
+def _reject(error: ImageError) -> NoReturn:
+    raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
 
 
 def draw_heatmap(pixels: Tensor, values: Tensor) -> dict[str, str]:

@@ -22,7 +22,7 @@ class Metrics:
             "googlenet_stage_duration_seconds", "Time per image and stage", ["stage"],
             buckets=DURATION_BUCKETS, registry=registry,
         )  # fmt: skip
-        self.images = Counter("googlenet_images", "Classified images", ["model"], registry=registry)
+        self.images = Counter("googlenet_images", "Images with a prediction", ["model"], registry=registry)
         self.batch_size = Histogram("googlenet_batch_size", "Batch size", buckets=BATCH_BUCKETS, registry=registry)
         self.version = Gauge("googlenet_model_version", "Current version", ["model"], registry=registry)
         self.reloads = Counter("googlenet_reloads", "Reloads of a model", ["model", "outcome"], registry=registry)

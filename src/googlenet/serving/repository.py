@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from starlette.exceptions import HTTPException
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from ..checkpoint.ensemble import ENSEMBLE_FILE
 from ..checkpoint.format import WEIGHTS_FILE
+from ..detection.data.dataset import Detections
+from ..detection.detector import Detector
+from ..detection.predict import DetectorPredictor, ObjectDetector
 from ..errors import nearest
 from ..evaluation.metrics import check_logits
 from ..evaluation.predictor import FeaturePredictor, Predictor
@@ -37,7 +41,7 @@ Explainer = Callable[[Tensor, int | None], tuple[int, Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class ModelVersion:
-    """One version of one model, from 1 on, loaded at a Unix time; `explain` is None without class activation maps."""
+    """One version of one classifier, from 1 on, loaded at a Unix time; `explain` is None if it has no maps."""
 
     name: str
     version: int
@@ -61,10 +65,36 @@ class ModelVersion:
         return sorted(scaled | {native})
 
 
+@dataclass(frozen=True, eq=False)
+class DetectorVersion:
+    """One version of one detector; see `ModelVersion`."""
+
+    name: str
+    version: int
+    predictor: ObjectDetector
+    loaded_at: float
+
+    @property
+    def size(self) -> int:
+        """The longest side in pixels that images are resized to."""
+        return max(self.predictor.sizes or (self.predictor.preprocess.size,))
+
+    @property
+    def min_decode_size(self) -> int | None:
+        """How far a JPEG may be reduced while it is decoded; None: not at all, because R-CNN uses all pixels."""
+        if isinstance(self.predictor, DetectorPredictor) and not isinstance(self.predictor.model, Detector):
+            return None
+        return self.predictor.preprocess.min_decode_size(self.size)
+
+    def detect(self, images: list[Tensor]) -> list[Detections]:
+        """Detect the objects on images uint8 (channels, h, w), in each image's pixels."""
+        return self.predictor.predict(images)
+
+
 class ModelRepository:
     """The current version of every model of `paths`, by name; `load` reads a file or folder and runs in a thread."""
 
-    def __init__(self, paths: Mapping[str, str], load: Callable[[str], LoadedModel[Predictor]], metrics: Metrics):
+    def __init__(self, paths: Mapping[str, str], load: Callable[[str], LoadedModel[Any]], metrics: Metrics):
         self.paths = dict(paths)
         self.default = next(iter(self.paths))
         self._load, self._metrics = load, metrics
@@ -72,7 +102,21 @@ class ModelRepository:
         self._locks = {name: asyncio.Lock() for name in self.paths}
         self._current = {name: self._load_version(name, 1) for name in self.paths}
 
-    def get(self, name: str | None = None) -> ModelVersion:
+    def classifier(self, name: str | None = None) -> ModelVersion:
+        """Return the current version of a classifier; raises HTTPException (404, or 422 for a detector)."""
+        model = self.get(name)
+        if isinstance(model, DetectorVersion):
+            raise HTTPException(422, f"{model.name} detects objects and does not classify images; use /v1/detect")
+        return model
+
+    def detector(self, name: str | None = None) -> DetectorVersion:
+        """Return the current version of a detector; raises HTTPException (404, or 422 for a classifier)."""
+        model = self.get(name)
+        if isinstance(model, ModelVersion):
+            raise HTTPException(422, f"{model.name} classifies images and does not detect objects; use /v1/predict")
+        return model
+
+    def get(self, name: str | None = None) -> ModelVersion | DetectorVersion:
         """Return the current version of a model, the first model by default. Raises HTTPException (404)."""
         name = name or self.default
         if name not in self._current:
@@ -80,7 +124,7 @@ class ModelRepository:
             raise HTTPException(404, f"unknown model {name!r}{nearest(name, self._current)}; models: {names}")
         return self._current[name]
 
-    async def reload(self, name: str) -> ModelVersion:
+    async def reload(self, name: str) -> ModelVersion | DetectorVersion:
         """Load a new version and make it the current one. If that fails: HTTPException (409), the old one stays."""
         old = self.get(name)
         async with self._locks[name]:
@@ -112,11 +156,16 @@ class ModelRepository:
                 except Exception:
                     log.exception("%s: cannot check for a new version", name)
 
-    def _load_version(self, name: str, version: int) -> ModelVersion:
+    def _load_version(self, name: str, version: int) -> ModelVersion | DetectorVersion:
         loaded = self._load(self.paths[name])
-        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.predictor), time.time())
-        # The first prediction is slow, and it checks the model before a client uses it.
         channels, classes = loaded.predictor.preprocess.channels, loaded.predictor.classes
+        # The first prediction is slow, and it checks the model before a client uses it.
+        if loaded.task == "detection":
+            detector = DetectorVersion(name, version, loaded.predictor, time.time())
+            detector.detect([torch.zeros(channels, detector.size, detector.size, dtype=torch.uint8)])
+            self._metrics.version.labels(name).set(version)
+            return detector
+        model = ModelVersion(name, version, loaded.predictor, make_explainer(loaded.predictor), time.time())
         logits = loaded.predictor.predict(torch.zeros(1, channels, model.size, model.size, dtype=torch.uint8))
         if logits.shape != (1, len(classes)):
             raise ValueError(f"{name}: the network has {logits.shape[-1]} outputs for {len(classes)} classes")

@@ -1,4 +1,4 @@
-"""Bodies of requests to ``/v1/predict`` and ``/v1/explain`` (forms, JSON with base64, image files), and of errors.
+"""Bodies of requests with images (forms, JSON with base64, image files), and of errors.
 
 Code that rejects a request raises `starlette.exceptions.HTTPException` with a one-line message, or lets pydantic's
 `ValidationError` propagate (status 422). The response is ``{"error": {"status": 422, "message": "..."}}``, or, as the
@@ -9,7 +9,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -44,19 +44,49 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-class RequestOptions(BaseModel, extra="forbid"):
+class ModelOptions(BaseModel, extra="forbid"):
     """Options of a request: fields of the JSON body or form, or query parameters if the body is an image."""
+
+    model: Annotated[str | None, Field(description="Name of a model in /v1/models; default: the first")] = None
+
+
+class DetectOptions(ModelOptions):
+    """Options of ``/v1/detect``."""
+
+    score_threshold: Annotated[float, Field(ge=0, lt=1, description="Boxes with a score above this are returned")] = 0.3
+    max_detections: Annotated[
+        int | None, Field(ge=1, le=10_000, description="Number of boxes per image, best first; default: the model's")
+    ] = None
+
+
+class RequestOptions(ModelOptions):
+    """Options of ``/v1/predict`` and ``/v1/explain``."""
 
     top: Annotated[int, Field(ge=1, le=1000, description="Number of classes to return")] = 5
     sizes: Annotated[list[int] | None, Field(min_length=1, fail_fast=True, description=_SIZES_HELP)] = None
-    model: Annotated[str | None, Field(description="Name of a model in /v1/models; default: the first")] = None
     label: Annotated[str | None, Field(description="Class to explain; default: the most probable")] = None
 
 
-class PredictBody(RequestOptions, strict=True):
-    """JSON body of a request."""
+Base64Images = Annotated[list[Base64Image], Field(min_length=1, fail_fast=True, description="One or more images")]
 
-    images: Annotated[list[Base64Image], Field(min_length=1, fail_fast=True, description="One or more images")]
+
+class PredictBody(RequestOptions, strict=True):
+    """JSON body of ``/v1/predict`` and ``/v1/explain``."""
+
+    images: Base64Images
+
+
+class DetectBody(DetectOptions, strict=True):
+    """JSON body of ``/v1/detect``."""
+
+    images: Base64Images
+
+
+_BODIES: dict[type[ModelOptions], type[PredictBody | DetectBody]] = {
+    RequestOptions: PredictBody,
+    DetectOptions: DetectBody,
+}
+Options = TypeVar("Options", bound=ModelOptions)
 
 
 class UploadedImage(NamedTuple):
@@ -66,11 +96,11 @@ class UploadedImage(NamedTuple):
     data: bytes
 
 
-class PredictRequest(NamedTuple):
+class ImageRequest(NamedTuple, Generic[Options]):
     """A parsed request."""
 
     images: list[UploadedImage]
-    options: RequestOptions
+    options: Options
 
 
 def error_schema(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -86,25 +116,28 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
     return JSONResponse({"error": line if v2 else {"status": status, "message": line}}, status, headers)
 
 
-_FORM = RequestOptions.model_json_schema()
-_FORM["required"] = ["image"]
-_FORM["properties"] |= {
-    "image": {
+def request_body(options: type[ModelOptions]) -> dict[str, Any]:
+    """Describe the request body for the OpenAPI document.
+
+    `parse_request` reads it, because FastAPI supports one content type only.
+    """
+    form = options.model_json_schema()
+    form["required"] = ["image"]
+    form["properties"]["image"] = {
         "type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"},
         "description": "One or more image files",
-    },
-    "sizes": {"type": "string", "example": "96,128", "description": "Input sizes in pixels, separated by commas"},
-}  # fmt: skip
-
-# The request body in the OpenAPI document. `parse_request` reads it, because FastAPI supports one content type only.
-REQUEST_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {"schema": _FORM},
-        "application/json": {"schema": PredictBody.model_json_schema()},
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-    },
-}
+    }  # fmt: skip
+    if "sizes" in form["properties"]:
+        description = "Input sizes in pixels, separated by commas"
+        form["properties"]["sizes"] = {"type": "string", "example": "96,128", "description": description}
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": _BODIES[options].model_json_schema()},
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
 
 
 def parse_json(body: bytes) -> Any:
@@ -118,36 +151,37 @@ def parse_json(body: bytes) -> Any:
         raise HTTPException(422, f"not valid JSON: {error}") from None
 
 
-async def parse_request(request: Request, limits: Limits) -> PredictRequest:
+async def parse_request(request: Request, limits: Limits, options_type: type[Options]) -> ImageRequest[Options]:
     """Parse a request; raises HTTPException (413, 415, 422) or ValidationError (422)."""
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    options: RequestOptions
+    options: Options
     if content_type == "application/json":
         content = await request.body()
         # Base64 has no commas. Counting them is fast; parsing a million short texts is not.
         if content.count(b",") > 2 * limits.max_images + MAX_OPTION_COMMAS:
             raise HTTPException(413, f"too many values; the limit is {limits.max_images} images per request")
-        options = body = PredictBody.model_validate(parse_json(content))
+        body = _BODIES[options_type].model_validate(parse_json(content))
+        options = cast(Options, body)
         _check_count(len(body.images), limits)
         names = [f"image {index}" for index in range(1, len(body.images) + 1)]
         images = await asyncio.to_thread(lambda: list(map(_decode_base64, body.images, names)))
     elif content_type == "multipart/form-data":
         async with request.form(max_files=limits.max_images + 1, max_fields=16, max_part_size=65_536) as form:
             images = await _read_files(form)
-            options = _parse_options({**request.query_params, **form})
+            options = _parse_options({**request.query_params, **form}, options_type)
     elif content_type.startswith("image/") or content_type == "application/octet-stream":
         images = [UploadedImage("the image", await request.body())]
-        options = _parse_options(request.query_params)
+        options = _parse_options(request.query_params, options_type)
     else:
         advice = "send multipart/form-data, application/json or an image/ type"
         raise HTTPException(415, f"unsupported content type {content_type or '(missing)'}; {advice}")
     _check_count(len(images), limits)
-    sizes = options.sizes or []
+    sizes: list[int] = getattr(options, "sizes", None) or []
     if len(sizes) > limits.max_sizes:
         raise HTTPException(422, f"sizes: {len(sizes)} sizes; the limit is {limits.max_sizes} per request")
     if len(set(sizes)) < len(sizes):
         raise HTTPException(422, "sizes: duplicate size")
-    return PredictRequest(images, options)
+    return ImageRequest(images, options)
 
 
 def _check_count(count: int, limits: Limits) -> None:
@@ -155,12 +189,12 @@ def _check_count(count: int, limits: Limits) -> None:
         raise HTTPException(413, f"{count} images; the limit is {limits.max_images} per request")
 
 
-def _parse_options(values: Mapping[str, Any]) -> RequestOptions:
+def _parse_options(values: Mapping[str, Any], options_type: type[Options]) -> Options:
     """Parse form fields or query parameters, in which numbers are text and an empty text means the default."""
-    known = {name: values[name] for name in RequestOptions.model_fields if values.get(name, "") != ""}
+    known = {name: values[name] for name in options_type.model_fields if values.get(name, "") != ""}
     if isinstance(known.get("sizes"), str):
         known["sizes"] = known["sizes"].split(",")
-    return RequestOptions.model_validate(known)
+    return options_type.model_validate(known)
 
 
 def _decode_base64(text: str, name: str) -> UploadedImage:

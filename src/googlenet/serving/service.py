@@ -10,16 +10,22 @@ import torch
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
+from ..detection.boxes import rescale
+from ..detection.data.dataset import Detections
+from ..errors import NonFiniteLossError
 from ..models.ensemble import average_logits
 from .batching import BatchResult, MicroBatcher
 from .config import Limits
-from .images import DecodedImage, decode_memory, decode_upload, draw_heatmap
+from .images import DecodedImage, DecodedPixels, decode_pixels, decode_upload, draw_heatmap, read_header
 from .metrics import Metrics
 from .middleware import MemoryPool, Reservation, ResourceBudget
-from .repository import ModelRepository, ModelVersion
-from .schemas import PredictRequest, UploadedImage
+from .repository import DetectorVersion, ModelRepository, ModelVersion
+from .schemas import DetectOptions, ImageRequest, RequestOptions, UploadedImage
 
 T = TypeVar("T")
+PredictRequest = ImageRequest[RequestOptions]
+# Bytes of memory that a value of an image takes while it waits (uint8) and while it is resized (float32).
+DETECT_BYTES_PER_VALUE = 5
 
 
 class InferenceService:
@@ -61,7 +67,7 @@ class InferenceService:
 
     async def predict(self, request: PredictRequest, reservation: Reservation) -> dict[str, Any]:
         """Compute the response of ``/v1/predict``."""
-        model = self.models.get(request.options.model)
+        model = self.models.classifier(request.options.model)
         self.input_sizes(model, request)
         reservation.reserve(images=len(request.images) - 1)
         images = await gather_first_error(
@@ -71,7 +77,7 @@ class InferenceService:
 
     async def explain(self, request: PredictRequest, reservation: Reservation) -> dict[str, Any]:
         """Compute the response of ``/v1/explain``."""
-        model, label = self.models.get(request.options.model), request.options.label
+        model, label = self.models.classifier(request.options.model), request.options.label
         classes = model.predictor.classes
         if model.explain is None:
             raise HTTPException(422, f"{model.name}: class activation maps need a run of a single network")
@@ -96,6 +102,46 @@ class InferenceService:
             "preprocessing": image.preprocessing,
             "seconds": timings,
             **images,
+        }
+
+    async def detect(self, request: ImageRequest[DetectOptions], reservation: Reservation) -> dict[str, Any]:
+        """Compute the response of ``/v1/detect``."""
+        model = self.models.detector(request.options.model)
+        reservation.reserve(images=len(request.images) - 1)
+        images = await gather_first_error(
+            [self._detect_image(model, image, request.options, reservation) for image in request.images]
+        )
+        return {"model": model.name, "version": model.version, "images": images}
+
+    async def _detect_image(
+        self, model: DetectorVersion, image: UploadedImage, options: DetectOptions, reservation: Reservation
+    ) -> dict[str, Any]:
+        start, preprocess, max_pixels = time.perf_counter(), model.predictor.preprocess, self.limits.max_pixels
+        header = await self.run_in_pool(read_header, image, model.min_decode_size, max_pixels)
+        reservation.reserve(memory=DETECT_BYTES_PER_VALUE * preprocess.channels * header.width * header.height)
+        async with self.decode_memory.hold(header.decode_memory):
+            decoded = await self.run_in_pool(decode_pixels, image, preprocess, model.min_decode_size, max_pixels)
+        try:
+            result = await self.batcher.submit(
+                (model, "detect"), model.detect, decoded.pixels, self.limits.max_batch_size
+            )
+        except NonFiniteLossError:
+            raise HTTPException(500, f"{model.name}: the network's output is not finite (NaN or infinite)") from None
+        self.metrics.images.labels(model.name).inc()
+        height, width = decoded.full_size
+        # The boxes are in pixels of the decoded image, which may be a reduced one.
+        size = (decoded.pixels.shape[1], decoded.pixels.shape[2])
+        found: Detections = result.value.above(options.score_threshold).select(slice(options.max_detections))
+        found = found._replace(boxes=rescale(found.boxes, size, decoded.full_size))
+        return {
+            "name": image.name,
+            "width": width,
+            "height": height,
+            "boxes": [
+                {"xyxy": box, "label": model.predictor.classes[label], "score": score}
+                for box, score, label in zip(*(values.tolist() for values in found), strict=True)
+            ],
+            "seconds": self._observe(start, decoded, [result]),
         }
 
     async def logits(self, model: ModelVersion, pixels: Tensor) -> tuple[Tensor, list[BatchResult]]:
@@ -154,11 +200,14 @@ class InferenceService:
     ) -> DecodedImage:
         preprocess = model.predictor.preprocess
         reservation.reserve(memory=sum(4 * preprocess.channels * size * size for size in sizes))
-        memory = await self.run_in_pool(decode_memory, image, preprocess, sizes, self.limits.max_pixels)
-        async with self.decode_memory.hold(memory):
+        min_size = preprocess.min_decode_size(max(sizes))
+        header = await self.run_in_pool(read_header, image, min_size, self.limits.max_pixels)
+        async with self.decode_memory.hold(header.decode_memory):
             return await self.run_in_pool(decode_upload, image, preprocess, sizes, self.limits.max_pixels)
 
-    def _observe(self, start: float, decoded: DecodedImage, results: Sequence[BatchResult]) -> dict[str, float]:
+    def _observe(
+        self, start: float, decoded: DecodedImage | DecodedPixels, results: Sequence[BatchResult]
+    ) -> dict[str, float]:
         """Return the seconds of one image by stage (decoding, waiting, prediction), and add them to the metrics."""
         compute = sum(result.compute_seconds for result in results)
         queue = max(0.0, time.perf_counter() - start - decoded.seconds - compute)

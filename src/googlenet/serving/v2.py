@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import __version__
 from .middleware import AdmissionMiddleware
-from .repository import ModelVersion
+from .repository import DetectorVersion, ModelVersion
 from .schemas import error_response, parse_json
 from .service import InferenceService
 
@@ -146,7 +146,8 @@ def _add_model_routes(router: APIRouter, path: str, service: InferenceService) -
     @router.get(path + "/ready", summary="Model readiness")
     async def ready(name: str = MODEL_NAME, version: str | None = None) -> dict[str, Any]:
         """200 if the model is loaded."""
-        return {"name": model_at_version(service, name, version).name, "ready": True}
+        check_version(model := service.models.get(name), version)
+        return {"name": model.name, "ready": True}
 
     @router.post(path + "/infer", summary="Inference", openapi_extra=extra, response_class=JSONResponse)
     async def infer(request: Request, name: str = MODEL_NAME, version: str | None = None) -> Response:
@@ -253,8 +254,14 @@ def infer_response(model: ModelVersion, request: InferRequest, logits: Tensor) -
 
 
 def model_at_version(service: InferenceService, name: str, version: str | None) -> ModelVersion:
-    """Return the current version of a model. Raises HTTPException (404) if another version is requested."""
-    model = service.models.get(name)
-    if version not in (None, str(model.version)):
-        raise HTTPException(404, f"{name}: version {version[:20]} is not available; the current one is {model.version}")
+    """Return the current version of a classifier. Raises HTTPException (404; 422 for a detector)."""
+    model = service.models.classifier(name)
+    check_version(model, version)
     return model
+
+
+def check_version(model: ModelVersion | DetectorVersion, version: str | None) -> None:
+    """Raise HTTPException (404) if another version than the current one is requested."""
+    if version is not None and version != str(model.version):
+        current = f"the current one is {model.version}"
+        raise HTTPException(404, f"{model.name}: version {version[:20]} is not available; {current}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -67,6 +67,19 @@ def read_image(path: Path, height: int, width: int, channels: int) -> Tensor:
     if image.size != (width, height):
         raise ImageError(f"{path}: {image.width}x{image.height} pixels; its annotations are for {width}x{height}")
     return to_tensor(image, channels)
+
+
+class SampleImages(Sequence[Tensor]):
+    """The pixels of samples, uint8 (channels, h, w), decoded when they are accessed."""
+
+    def __init__(self, samples: Sequence[Sample], channels: int):
+        self.samples, self.channels = samples, channels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index].read(self.channels)
 
 
 class Detections(NamedTuple):

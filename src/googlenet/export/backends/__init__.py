@@ -24,7 +24,9 @@ class BackendModule(Protocol):
 
     `write` and `write_detector` (capability `detection`) write files into a folder and return their names, the one to
     open first; so does `quantize` (capability `int8`), which makes int8 files of the float32 ones in the folder from
-    calibration images uint8 (n, channels, h, w), and keeps layers, named as by `quantize.layer_of`, in float32. `open`
+    calibration inputs uint8, and keeps layers, named as by `quantize.layer_of`, in float32; of a detector (layers None)
+    only what is between the pixels and the last convolutions becomes int8.
+    `open`
     opens files with a number of threads (None: all cores) and the precision of the computation: "float32", or one that
     `precisions` (capability `reduced`) lists for this machine. `EXAMPLE` is the code of the example: it opens FILES
     and defines ``run(images) -> outputs``; numpy is imported as np.
@@ -35,7 +37,7 @@ class BackendModule(Protocol):
     write_detector: Callable[["ExportableDetector", Path], list[str]]
     open: Callable[[Sequence[Path], int | None, str], Session]
     precisions: Callable[[], list[str]]
-    quantize: Callable[[Path, "Tensor", Sequence[str]], list[str]]
+    quantize: Callable[[Path, Sequence["Tensor"], Sequence[str] | None], list[str]]
 
 
 class Backend(NamedTuple):
@@ -65,7 +67,7 @@ class Backend(NamedTuple):
 # By the name of ``--format``, in the order of writing: OpenVINO's files are made from the ONNX file.
 BACKENDS: dict[str, Backend] = {
     "onnx": Backend("onnxruntime", "ONNX Runtime", ".onnx", int8=True, detection=True, fast=True),
-    "openvino": Backend("openvino", "OpenVINO", ".xml", int8=True, fast=True, reduced=True),
+    "openvino": Backend("openvino", "OpenVINO", ".xml", int8=True, detection=True, fast=True, reduced=True),
     "ncnn": Backend("ncnn", "ncnn", ".param"),
     "torch": Backend("torch", "PyTorch", ".pt2", safe=False),
 }

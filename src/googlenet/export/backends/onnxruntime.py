@@ -1,19 +1,19 @@
 """ONNX files, run and quantized by ONNX Runtime."""
 
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...errors import FailedError
 from ...models.blocks import HalfPool
 from ...models.layers import LocalResponseNorm, MaxPool
-from ..quantize import layer_of
+from ..quantize import layer_of, quantizable_nodes
 from ..spec import INPUT_NAME, ExportSpec
 from . import Session, import_optional
 
@@ -92,13 +92,17 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
 
 def _strip_metadata(model: Any) -> Any:
     """Remove the exporter's metadata, which contains local file names, and name the nodes after the layers."""
-    graph = model.graph
+    graph, names = model.graph, set[str]()
     for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     for node in graph.node:
         if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            node.name = node.input[1].removesuffix(".weight").removeprefix("network.")
+            layer = node.input[1].removesuffix(".weight").removeprefix("network.").removeprefix("model.")
+            # A layer that is applied to several inputs, such as a detector's head, has as many nodes.
+            numbered = (f"{layer}/{number}" for number in itertools.count(2))
+            node.name = next(name for name in itertools.chain([layer], numbered) if name not in names)
+            names.add(node.name)
     return model
 
 
@@ -114,6 +118,7 @@ def write_detector(detector: "ExportableDetector", folder: Path) -> list[str]:
         )  # fmt: skip
     assert program is not None
     model = onnx.load_from_string(program.model_proto.SerializeToString())
+    model = _strip_metadata(model)
     for key, value in detector.metadata.items():
         model.metadata_props.add(key=key, value=value)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
@@ -130,20 +135,27 @@ def open(paths: Sequence[Path], threads: int | None, _: str) -> Session:
     return lambda images: tuple(torch.from_numpy(array) for array in session.run(None, {name: images.numpy()}))
 
 
-def quantize(folder: Path, images: Tensor, float_layers: Sequence[str]) -> list[str]:
+def quantize(folder: Path, inputs: Sequence[Tensor], float_layers: Sequence[str] | None) -> list[str]:
     """Write ``model.int8.onnx`` from ``model.onnx``, with QuantizeLinear and DequantizeLinear around each operator."""
     onnx = import_optional("onnx", "onnxruntime")
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.images: Iterator[Any] = iter(images.numpy())
+            self.inputs: Iterator[Tensor] = iter(inputs)
 
         def get_next(self) -> dict[str, Any] | None:
-            image = next(self.images, None)
-            return None if image is None else {INPUT_NAME: image[np.newaxis]}
+            pixels = next(self.inputs, None)
+            return None if pixels is None else {INPUT_NAME: pixels.numpy()}
 
-    names = [node.name for node in onnx.load(folder / "model.onnx").graph.node]
+    nodes = onnx.load(folder / "model.onnx").graph.node
+    if float_layers is None:
+        producer = {output: node.name for node in nodes for output in node.output}
+        sources = {node.name: [producer[name] for name in node.input if name in producer] for node in nodes}
+        quantized = quantizable_nodes(sources, [node.name for node in nodes if node.op_type == "Conv"])
+        excluded = [node.name for node in nodes if node.name not in quantized]
+    else:
+        excluded = [node.name for node in nodes if layer_of(node.name) in float_layers]
     # It advises preprocessing, which the folded network does not need, through the root logger.
     root = logging.getLogger()
     level = root.level
@@ -153,7 +165,7 @@ def quantize(folder: Path, images: Tensor, float_layers: Sequence[str]) -> list[
             folder / "model.onnx", folder / "model.int8.onnx", Reader(), per_channel=True,
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[name for name in names if layer_of(name) in float_layers],
+            nodes_to_exclude=excluded,
             extra_options={"ActivationSymmetric": False},
         )  # fmt: skip
     finally:

@@ -9,15 +9,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..quantize import node_pattern
+from ..quantize import node_pattern, quantizable_nodes
 from ..spec import ExportSpec
 from . import Session, import_optional, onnxruntime
+
+if TYPE_CHECKING:
+    from ..detector import ExportableDetector
 
 # A shape that was requested this often is compiled separately; how many models are kept, and how many shapes counted.
 COMPILE_AFTER_CALLS, MAX_STATIC_SHAPES, MAX_COUNTED_SHAPES = 16, 8, 256
@@ -29,17 +32,26 @@ network = openvino.Core().compile_model(FILES[0], "CPU", {"INFERENCE_PRECISION_H
 
 
 def run(images: np.ndarray) -> list[np.ndarray]:
-    return [network([images])[0]]
+    return list(network([images]).values())
 """
 
 
 def write(spec: ExportSpec, folder: Path) -> list[str]:
     """Write ``model.xml`` and ``model.bin``, weights in float32."""
+    return _convert(folder, lambda: onnxruntime.write(spec, folder))
+
+
+def write_detector(detector: "ExportableDetector", folder: Path) -> list[str]:
+    """Write ``model.xml`` and ``model.bin``, with the inputs and outputs of the ONNX file."""
+    return _convert(folder, lambda: onnxruntime.write_detector(detector, folder))
+
+
+def _convert(folder: Path, write_onnx: Callable[[], object]) -> list[str]:
     openvino = import_optional("openvino", "onnx", "onnxscript")
     onnx_file = folder / "model.onnx"
     temporary = not onnx_file.exists()
     if temporary:
-        onnxruntime.write(spec, folder)
+        write_onnx()
     model = openvino.Core().read_model(onnx_file)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     if temporary:
@@ -118,19 +130,37 @@ class _StaticModels:
         return model
 
 
-def quantize(folder: Path, images: Tensor, float_layers: Sequence[str]) -> list[str]:
+def quantize(folder: Path, inputs: Sequence[Tensor], float_layers: Sequence[str] | None) -> list[str]:
     """Write ``model.int8.xml`` from ``model.xml`` with NNCF's fast bias correction."""
     nncf, openvino = import_optional("nncf"), import_optional("openvino")
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(folder / "model.xml")
-    patterns = [node_pattern(layer) for layer in float_layers]
+    if float_layers is None:
+        ignored = nncf.IgnoredScope(names=_detector_nodes_in_float(model), validate=False)
+    else:
+        patterns = [node_pattern(layer) for layer in float_layers]
+        ignored = nncf.IgnoredScope(patterns=patterns, validate=False) if patterns else None
     with contextlib.redirect_stdout(sys.stderr):
         quantized = nncf.quantize(
             model,
-            nncf.Dataset([image[np.newaxis] for image in images.numpy()]),
-            subset_size=len(images),
+            nncf.Dataset(inputs, lambda pixels: pixels.numpy()),
+            subset_size=len(inputs),
             fast_bias_correction=True,
-            ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False) if patterns else None,
+            ignored_scope=ignored,
         )
     openvino.save_model(quantized, folder / "model.int8.xml", compress_to_fp16=False)
     return ["model.int8.xml", "model.int8.bin"]
+
+
+def _detector_nodes_in_float(model: Any) -> list[str]:
+    """Return the operations of a detector that stay in float32; see `quantizable_nodes`."""
+    nodes = model.get_ordered_ops()
+    sources = {
+        node.get_friendly_name(): [value.get_node().get_friendly_name() for value in node.input_values()]
+        for node in nodes
+    }
+    convolutions = [node.get_friendly_name() for node in nodes if node.get_type_name() == "Convolution"]
+    quantized = quantizable_nodes(sources, convolutions)
+    kinds = {"Constant", "Parameter", "Result"}
+    floats = (node for node in nodes if node.get_type_name() not in kinds)
+    return [name for node in floats if (name := node.get_friendly_name()) not in quantized]
