@@ -177,7 +177,7 @@ def test_what_is_no_checkpoint_says_what_it_is(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / name).write_text("{}")
     (run / "state.pt").write_bytes(b"")
-    (tmp_path / "x.caffemodel").write_bytes(b"")
+    (tmp_path / "x.caffemodel").write_bytes(b"\n\0")
     for path, message in (
         (tmp_path / "vit.pth", r"no network that googlenet convert knows \(head.weight, stem.weight"),
         (tmp_path / "module.pt", "could execute code"),
