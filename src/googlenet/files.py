@@ -90,12 +90,12 @@ def lock_file(path: Path) -> bool:
     """
     if sys.platform == "win32":
         return True
-    try:
-        file = path.open("r+b")
-        _LOCKED.append(file)
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    with suppress(FileNotFoundError, PermissionError):
+        _LOCKED.append(path.open("r+b"))
+        try:
+            fcntl.lockf(_LOCKED[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True
 
 

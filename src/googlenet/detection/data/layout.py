@@ -146,7 +146,7 @@ class ImageFinder:
         if self.relocated:
             examples = ", ".join(self.relocated[:MAX_EXAMPLES])
             accounting.notes.append(
-                f"{len(self.relocated):,} paths of another machine, found by their end ({examples})"
+                f"{len(self.relocated):,} paths of another machine, found by their ends ({examples})"
             )
         for path in sorted(counted - self.listed):
             accounting.exclude("file", "not listed in the annotations", printable(path))
