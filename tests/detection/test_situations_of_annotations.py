@@ -204,3 +204,39 @@ def test_annotations_without_box_and_segmentation_are_excluded(segmentation: obj
     data = write_coco(tmp_path, ["a.png"], [good, {"image_id": 0, "segmentation": segmentation}])
     assert "1 box excluded: train: bbox: missing (annotations.json: annotation 2)" in data.skipped
     assert len(data.train[0].boxes) == 1
+
+
+@pytest.mark.parametrize("boxes", [[[0.1, 0.1, 0.5, 0.5]], [[0, 0, 1, 1], [0.25, 0.5, 0.5, 0.25]]])
+def test_fractions_in_coco_are_excluded(boxes: list[list[float]], tmp_path: Path) -> None:
+    annotations = [{"image_id": 0, "bbox": box} for box in boxes]
+    with pytest.raises(
+        ValueError, match=f"{len(boxes)} box.* excluded: train: coordinates are fractions: multiply them"
+    ):
+        write_coco(tmp_path, ["a.png", "b.png"], annotations)
+    data = write_coco(tmp_path, ["a.png", "b.png"], [*annotations, {"image_id": 1, "bbox": [1, 1, 9, 9]}])
+    assert not data.accounting.excluded["box", "train: coordinates are fractions"].count, "small boxes beside others"
+
+
+def test_fractions_in_voc_are_excluded(tmp_path: Path) -> None:
+    box = "<xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.9</xmax><ymax>1.0</ymax>"
+    text = f"<annotation><object><name>cat</name><bndbox>{box}</bndbox></object></annotation>"
+    with pytest.raises(ValueError, match="1 box excluded: train: coordinates are fractions"):
+        load_detection_dataset(f"voc:{write(tmp_path, {'Annotations/a.xml': text, 'JPEGImages/a.png': ''})}")
+
+
+@pytest.mark.parametrize(("val", "shared"), [("images/train", 1), ("[images/train, images/val]", 1), ("images/val", 0)])
+def test_training_images_in_other_splits_are_named(val: str, shared: int, tmp_path: Path) -> None:
+    text = f"train: images/train\nval: {val}\nnames: [a, b]\n"
+    data = load_detection_dataset(f"yolo:{write(tmp_path, {**SPLITS, 'data.yaml': text})}")
+    line = f"validation: {shared} images are training images, so its metrics are too good"
+    assert (line in data.skipped) is bool(shared)
+
+
+@pytest.mark.parametrize(
+    ("names", "used"), [(["b.yaml", "a.yml"], "a.yml"), (["data.yaml", "dataset.yaml"], "data.yaml")]
+)
+def test_other_yaml_files_are_named(names: list[str], used: str, tmp_path: Path) -> None:
+    texts = {name: f"train: images/train\nnames: [{name}, other]\n" for name in names}
+    data = load_detection_dataset(f"yolo:{write(tmp_path, {**SPLITS, **texts})}")
+    assert data.classes == (used, "other")
+    assert f"{used} is used, and not {', '.join(set(names) - {used})}" in data.skipped

@@ -83,7 +83,7 @@ class AnnotationFile:
 
     def add_samples(self, annotations: Sequence[RawAnnotation]) -> "AnnotationFile":
         """Convert annotations to samples, and exclude unusable images and boxes."""
-        annotations = self._merge_entries(annotations)
+        annotations = self._exclude_fractions(self._merge_entries(annotations))
         with ThreadPoolExecutor() as pool:
             headers = pool.map(_read_header, [annotation.path for annotation in annotations])
         samples = []
@@ -122,6 +122,15 @@ class AnnotationFile:
             new = [each for each in item.objects if each[:2] not in known]
             merged[key] = first._replace(objects=[*first.objects, *new], size=first.size or item.size)
         return list(merged.values())
+
+    def _exclude_fractions(self, annotations: list[RawAnnotation]) -> list[RawAnnotation]:
+        """Exclude boxes in pixels if all of them are in the first pixel of their images: they are fractions."""
+        objects = [item for each in annotations if not each.relative for item in each.objects]
+        if not objects or max(max(item.box) for item in objects) > 1:
+            return annotations
+        for item in objects:
+            self.exclude_box("coordinates are fractions: multiply them by the width and height of the image", item.name)
+        return [each if each.relative else each._replace(objects=[]) for each in annotations]
 
     def _build_sample(self, annotation: RawAnnotation, size: tuple[int, int]) -> Sample:
         """Clip the boxes to the image, and exclude unusable ones; up to one pixel outside is rounding and not noted."""
@@ -245,6 +254,10 @@ def build_detection_dataset(
         accounting.add(file.finish(name))
     finder.count_files(accounting)
     train = splits["train"]
+    known = {sample.name for sample in train}
+    for name in ("validation", "test"):
+        if shared := sum(sample.name in known for sample in splits[name]):
+            accounting.notes.append(f"{name}: {shared:,} images are training images, so its metrics are too good")
     if not any(len(sample.boxes) for sample in train):
         problem = "usable training image has a box" if train else "training image can be used"
         searched = ", ".join(map(printable, list(finder.folders)[:6]))

@@ -42,7 +42,7 @@ def load(location: str, options: LoadOptions) -> DetectionDataset:
     for split, sources in config.splits.items():
         files[split] = read_yolo(sources, config.names, folder, (finder, label_finder))
     files["train"].accounting.notes += config.notes
-    if not label_finder.used:
+    if not label_finder.used and any(file.samples for file in files.values()):
         raise ValueError(f"yolo:{location}: no usable training image has a box. {label_finder.searched()}")
     for path in label_finder.orphans():
         files["train"].exclude_image("label file of no listed image", printable(path), len(_lines(path)))
@@ -61,7 +61,8 @@ def find_yolo_files(root: Path) -> YoloConfig:
         raise ValueError(f"{root}: no such file or folder")
     folder = root if root.is_dir() else root.parent
     content: dict[str, Any] = {}
-    path = root if root.is_file() else next(iter(_yaml_files(root)), None)
+    paths = [root] if root.is_file() else _yaml_files(root)
+    path = paths[0] if paths else None
     if path:
         content = _read_yaml(path)
     names = _yaml_names(path, content) if path and ({"names", "nc"} & content.keys()) else _listed_names(folder)
@@ -69,6 +70,8 @@ def find_yolo_files(root: Path) -> YoloConfig:
         raise ValueError(f"{root}: no class names; expected data.yaml with names, classes.txt or obj.names")
     splits, notes = _yaml_splits(path, content) if path else ({}, [])
     splits = splits or _folder_splits(folder)
+    if path and len(paths) > 1:
+        notes.append(f"{path.name} is used, and not {', '.join(each.name for each in paths[1:])}")
     if "train" not in splits:
         raise ValueError(f"{root}: no training images; expected train in data.yaml, images/train or train/images")
     return YoloConfig(names, splits, tuple(notes))
