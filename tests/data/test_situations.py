@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 
-from googlenet.data import decode
+from googlenet.data import decode, lazy
 from googlenet.data.dataset import Dataset
 from googlenet.data.decode import ImageError, decode_image
 from googlenet.data.image_files import MAX_DEPTH
+from googlenet.data.lazy import ByteRanges, LazyImages
+from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import LoadOptions, absolute_source, load_dataset
 from googlenet.detection.data.dataset import load_detection_dataset
 
@@ -178,3 +181,31 @@ def test_the_suffix_may_be_that_of_another_format(tmp_path: Path) -> None:
     for name, format_name in (("png.jpg", "PNG"), ("webp.jpeg", "WEBP"), ("jpeg.png", "JPEG"), ("gif.bmp", "GIF")):
         Image.fromarray(PIXELS).save(root / "cat" / name, format_name)
     assert load(root).accounting.used["file"] == 8
+
+
+@pytest.mark.parametrize("free", [lazy.MIN_SHARED_MEMORY, 10**12])
+def test_batches_arrive_with_little_shared_memory(free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "free_shared_memory", lambda: free)
+    paths = [str(path) for path in sorted(write_classes(tmp_path, 4).rglob("*.png"))]
+    images = LazyImages(ByteRanges.from_files(paths), Preprocess(512, 3, (0.0,) * 3, (1.0,) * 3), num_workers=2)
+    indices = [torch.tensor([3, 0, 5]), torch.tensor([7, 1])]
+    expected = [images.read(each) for each in indices]
+    for pixels, other in zip(images.batches(indices), expected, strict=True):
+        assert torch.equal(pixels, other)
+    sent = lazy._read_or_message(images, [3, 0, 5])
+    assert isinstance(sent, torch.Tensor if free == 10**12 else np.ndarray)
+
+
+@pytest.mark.parametrize("free", [0, lazy.MIN_SHARED_MEMORY - 1])
+def test_without_shared_memory_the_training_process_decodes(
+    free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lazy, "free_shared_memory", lambda: free)
+    monkeypatch.setattr(lazy, "DataLoader", None)
+    lazy._warn_of_no_workers.cache_clear()
+    paths = [str(path) for path in sorted(write_classes(tmp_path).rglob("*.png"))]
+    images = LazyImages(ByteRanges.from_files(paths), Preprocess(8, 3, (0.0,) * 3, (1.0,) * 3), num_workers=2)
+    for indices in ([2, 1], [0]):
+        (pixels,) = images.batches([torch.tensor(indices)])
+        assert torch.equal(pixels, images.read(torch.tensor(indices)))
+    assert capsys.readouterr().err.count("decoding without worker processes: too little shared memory") == 1
