@@ -1,16 +1,23 @@
 """Atomic replacement of files and folders, text files of any common encoding, the cache, package versions."""
 
 import codecs
+import errno
 import os
+import re
 import secrets
 import shutil
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 # A cache entry that was used within this time is not deleted: a process may be about to open it.
 CACHE_GRACE_S = 3600.0
@@ -19,6 +26,31 @@ ENCODINGS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
+# What is stored instead of a file that was not downloaded, by its first bytes.
+PLACEHOLDERS = (
+    (rb"$", "damaged (an empty file): copy or download it again"),
+    (rb"version https://git-lfs", "a Git LFS pointer instead of the file: run git lfs pull"),
+    (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype html|html)", "an HTML page instead of the file: download it again"),
+)
+HEAD_BYTES = 512
+_LOCKED: list[BinaryIO] = []
+
+
+def describe_placeholder(head: bytes) -> str | None:
+    """Return what a file with these first bytes is, and what to do, if it was not downloaded; None for other files."""
+    return next((text for pattern, text in PLACEHOLDERS if re.match(pattern, head)), None)
+
+
+def raise_for_placeholder(path: Path) -> None:
+    """Raise ValueError if a file was not downloaded: it is empty, an HTML page or a Git LFS pointer."""
+    with path.open("rb") as file:
+        if problem := describe_placeholder(file.read(HEAD_BYTES)):
+            raise ValueError(f"{path}: {problem}")
+
+
+def missing_folder(path: Path) -> ValueError:
+    """Return the error for a path that is not a folder."""
+    return ValueError(f"{path}: {'a file; name a folder' if path.exists() else 'no such folder'}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -48,6 +80,33 @@ def replace_folder(new: Path, target: Path, backup: Path) -> None:
         if existed:
             backup.rename(target)
         raise
+
+
+def lock_file(path: Path) -> bool:
+    """Reserve an existing file for this process until the end of `unlock_at_end`; False if another one has it.
+
+    Locks of POSIX records end with the process, even if it is killed, and its children do not inherit them. Systems and
+    file systems without such locks reserve nothing.
+    """
+    if sys.platform == "win32":
+        return True
+    with suppress(FileNotFoundError, PermissionError):
+        _LOCKED.append(path.open("r+b"))
+        try:
+            fcntl.lockf(_LOCKED[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+@contextmanager
+def unlock_at_end() -> Iterator[None]:
+    """Release all files of `lock_file` at the end of the context."""
+    try:
+        yield
+    finally:
+        while _LOCKED:
+            _LOCKED.pop().close()
 
 
 def prune_cache(folder: Path, max_bytes: int, keep: Path) -> None:

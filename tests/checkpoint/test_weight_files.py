@@ -177,7 +177,7 @@ def test_what_is_no_checkpoint_says_what_it_is(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / name).write_text("{}")
     (run / "state.pt").write_bytes(b"")
-    (tmp_path / "x.caffemodel").write_bytes(b"")
+    (tmp_path / "x.caffemodel").write_bytes(b"\n\0")
     for path, message in (
         (tmp_path / "vit.pth", r"no network that googlenet convert knows \(head.weight, stem.weight"),
         (tmp_path / "module.pt", "could execute code"),
@@ -282,3 +282,26 @@ def test_gray_networks(tmp_path: Path) -> None:
 
 def test_read_weights_returns_notes(external: Path) -> None:
     assert read_weights(external).notes == []
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pth", "m.bin", "m.h5", "m.keras", "m.caffemodel"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer .* git lfs pull"),
+        (b"<!doctype html><title>Google Drive - Quota exceeded</title>", "an HTML page .* download it again"),
+        (b"", "an empty file.* download it again"),
+    ],
+)
+def test_weights_that_were_not_downloaded(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    for load in (googlenet.load, read_weights):
+        with pytest.raises(ValueError, match=rf"^{tmp_path / name}: .*{reason}$"):
+            load(tmp_path / name)
+
+
+def test_shards_that_were_not_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "m.index.json").write_text('{"weight_map": {"a": "1.safetensors"}}')
+    (tmp_path / "1.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"1.safetensors: a Git LFS pointer"):
+        read_weights(tmp_path / "m.index.json")

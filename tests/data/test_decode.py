@@ -109,7 +109,7 @@ def test_errors_contain_the_file_and_the_reason(tmp_path: Path) -> None:
         (text, "not an image"),
         (cut, "damaged"),
         (bomb, "pixels"),
-        (empty, "not an image"),
+        (empty, "an empty file"),
         (tmp_path / "missing.png", "no such file"),
         (tmp_path, "folder"),
     ):

@@ -25,6 +25,7 @@ def coco(tmp_path: Path) -> Path:
     """A COCO folder with every kind of problem, and one image without any."""
     save_image(tmp_path / "train2017" / "good.png", (100, 60))
     save_image(tmp_path / "train2017" / "empty.png", (50, 50))
+    save_image(tmp_path / "train2017" / "unsized.png", (50, 50))
     save_image(tmp_path / "train2017" / "other-size.png", (30, 30))
     (tmp_path / "train2017" / "damaged.png").write_bytes(b"no image")
     save_image(tmp_path / "val2017" / "validation.png", (80, 40))
@@ -33,7 +34,7 @@ def coco(tmp_path: Path) -> Path:
         {"id": number, "file_name": f"{name}.png", "height": h, "width": w}
         for number, (name, (h, w)) in enumerate(sizes.items(), start=11)
     ]
-    images.append({"id": 16, "file_name": "empty.png"})
+    images.append({"id": 16, "file_name": "unsized.png"})
     boxes: list[tuple[int, int, list[float] | None, int]] = [
         (11, 7, [10, 10, 20, 30], 0),
         (11, 3, [80, 40, 50, 50], 0),  # partly outside
@@ -89,14 +90,14 @@ def test_read_coco(coco: Path) -> None:
         "1 image excluded: train: not an image in a format that Pillow reads (damaged.png)",
         "1 image excluded: train: another size than annotated (other-size.png)",
         f"train: 2 images without objects, kept ({coco / 'train2017' / 'empty.png'}, "
-        f"{coco / 'train2017' / 'empty.png'})",
+        f"{coco / 'train2017' / 'unsized.png'})",
         "train: no object of class absent",
     ):
         assert message in data.skipped
     counts = data.accounting
     assert (counts.used["image"], counts.encountered("image")) == (4, 7), "3 of 6 for training, 1 for validation"
     assert (counts.used["box"], counts.encountered("box")) == (4, 11)
-    assert (counts.used["file"], counts.encountered("file")) == (5, 5)
+    assert (counts.used["file"], counts.encountered("file")) == (6, 6)
     with pytest.raises(ValueError, match="box instances_train2017.json: annotation 6: category_id"):
         load_detection_dataset(f"coco:{coco}", LoadOptions(on_error="raise"))
 

@@ -80,11 +80,11 @@ def test_wrong_lines_are_excluded_with_file_and_line(line: str, reason: str, tmp
 
 
 def test_polygons_and_confidences(tmp_path: Path) -> None:
-    polygon, confidence = "0 0.25 0.5 0.75 0.25 0.5 0.75", "0 0.5 0.5 0.5 0.5 0.87"
+    polygon, confidence = "0 0.25 0.5 0.75 0.25 0.5 0.75", "0 0.5 0.5 0.25 0.5 0.87"
     write(tmp_path, {"data.yaml": f"{NAMES}train: images\n", "images/a.png": "",
                      "labels/a.txt": f"{polygon}\n{confidence}\n"})  # fmt: skip
     data = load_detection_dataset(f"yolo:{tmp_path}")
-    torch.testing.assert_close(data.train[0].boxes, torch.tensor([[10.0, 5, 30, 15], [10, 5, 30, 15]]))
+    torch.testing.assert_close(data.train[0].boxes, torch.tensor([[10.0, 5, 30, 15], [15, 5, 25, 15]]))
     assert any("confidence" in line and "a.txt: line 2" in line for line in data.skipped)
     assert not data.accounting.excluded
 

@@ -17,7 +17,7 @@ from ..config.parse import read_recipe, recipe_from_dict
 from ..config.schema import Recipe
 from ..config.tasks import get_task_module
 from ..data.preprocess import Preprocess
-from ..files import write_atomically
+from ..files import raise_for_placeholder, write_atomically
 from ..models.ensemble import Ensemble
 from ..models.factory import create_model
 from ..models.network import Network
@@ -83,6 +83,7 @@ def read_checkpoint(path: Path, task: str | None = None) -> Checkpoint:
     """
     if not path.exists():
         raise ValueError(f"{path}: no such file; name a run folder or a .safetensors file")
+    raise_for_placeholder(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

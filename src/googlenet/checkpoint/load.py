@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..config.schema import Recipe
+from ..files import raise_for_placeholder
 from .ensemble import is_ensemble, read_ensemble
 from .format import MANIFEST_FILE, RECIPE_FILE, Checkpoint, check_task, read_checkpoint, read_run
 from .interop.convert import matching_libraries
@@ -58,7 +59,9 @@ def _advice(path: Path) -> str:
     """Return what weights of another program are, and the command that converts them."""
     if path.name == STATE_FILE and (path.parent / RECIPE_FILE).is_file():
         return f"a training state; name the run: {path.parent}"
-    suffix = find_weights(path).suffix
+    weights = find_weights(path)
+    raise_for_placeholder(weights)
+    suffix = weights.suffix
     if suffix == ".caffemodel" or suffix in KERAS_SUFFIXES:
         libraries = ["caffe" if suffix == ".caffemodel" else "keras"]
     else:

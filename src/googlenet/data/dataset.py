@@ -195,7 +195,8 @@ def build_dataset(
         total = len(splits["train"])
         splits["train"], splits["validation"] = stratified_split(splits["train"], options.validation, options.seed)
         held_out = f"{len(splits['validation']):,} of the {total:,} training images are held out"
-        accounting.notes.append(f"no validation images: {held_out}")
+        reason = "" if splits["validation"] else ", because no class has two"
+        accounting.notes.append(f"no validation images: {held_out}{reason}")
     # Some sources have no training images, only images to evaluate on.
     measured = next((split for split in splits.values() if split), splits["train"])
     mean, std = pixel_statistics(measured.images)

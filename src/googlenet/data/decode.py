@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from torch import Tensor
 
+from ..files import HEAD_BYTES, describe_placeholder
 from .pixel_range import DeepPixels, is_deep, read_deep, to_8bit
 
 try:
@@ -50,6 +51,8 @@ TRANSPOSE_METHODS: dict[Any, Image.Transpose] = dict(enumerate(
 ))  # fmt: skip
 SWAPPING_METHODS = [TRANSPOSE_METHODS[orientation] for orientation in range(5, 9)]  # These swap width and height.
 FULL_SIZE = "full_size"
+HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or install pillow-heif"
+HEIF_HEADER = re.compile(rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -83,7 +86,7 @@ def decode_image(
     decoding, if it has more than `max_pixels` pixels.
     """
     label = name or (str(source) if isinstance(source, Path) else "the image")
-    with _open(source, label, max_pixels, formats) as image:
+    with open_image(source, label, max_pixels, formats) as image:
         if min_size is not None:
             full_size = image.size
             image.draft(None, (min_size, min_size))
@@ -94,13 +97,13 @@ def decode_image(
 
 def read_deep_pixels(source: Path | bytes, name: str) -> DeepPixels | None:
     """Read an image with more than 8 bits per channel; None for other images, of which only the header is read."""
-    with _open(source, name) as image:
+    with open_image(source, name) as image:
         return read_deep(image) if is_deep(image) else None
 
 
 def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int, max_value: float | None = None) -> Tensor:
     """Decode the bytes of a file like `decode_image` with `min_size`, to uint8 (channels, h, w)."""
-    with _open(data, name) as image:
+    with open_image(data, name) as image:
         full_size = image.size
         image.draft(None, (min_size, min_size))
         upright = image.format == "JPEG" and image.size == full_size and _transpose_method(image) is None
@@ -123,24 +126,27 @@ def decoded_size(
 
     Raises the exceptions of `decode_image`.
     """
-    with _open(source, name, max_pixels, formats) as image:
+    with open_image(source, name, max_pixels, formats) as image:
         if min_size is not None:
             image.draft(None, (min_size, min_size))
         return image.width, image.height, image.mode
 
 
 @contextmanager
-def _open(
+def open_image(
     source: Path | bytes, label: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
-    """Read an image's header; errors inside the context become ImageError."""
+    """Read an image's header; errors inside the context become ImageError with the `label`; see `decode_image`."""
     # Pillow's warnings (about metadata, such as EXIF) do not contain the file. `catch_warnings` is not thread-safe.
     if warnings.filters[:1] != [PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=PILLOW_WARNINGS[3].pattern)
+    head = b""
     try:
         # Not by path: Pillow then maps uncompressed TIFF files to memory, with the sides of rotated ones swapped.
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-        with file, Image.open(file, formats=formats) as image:
+        # Peeking does not seek, which a pipe does not support.
+        head = file.getvalue() if isinstance(file, io.BytesIO) else file.peek(HEAD_BYTES)
+        with file, _identify(file, formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageTooLargeError(
@@ -151,20 +157,46 @@ def _open(
         raise
     # For a damaged file, Pillow's decoders raise many types, such as struct.error and SyntaxError.
     except Exception as error:
-        raise image_error(error, label, max_pixels) from error
+        raise image_error(error, label, max_pixels, head) from error
 
 
-def image_error(error: Exception, label: str, max_pixels: int = MAX_PIXELS) -> ImageError:
-    """Convert an error of reading or decoding the file `label`."""
+def _identify(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
+    """Open an image without decoding it, and a PNG whose metadata Pillow rejects for their size without these."""
+    try:
+        return Image.open(file, formats=formats)
+    except ValueError as error:
+        if "decompressed data too large" not in str(error).lower():
+            raise
+        file.seek(0)
+        return Image.open(io.BytesIO(_strip_png_metadata(file.read())), formats=formats)
+
+
+def _strip_png_metadata(data: bytes) -> bytes:
+    """Remove the texts and the color profile of a PNG."""
+    kept, start = [data[:8]], 8  # the signature
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def image_error(error: Exception, label: str, max_pixels: int = MAX_PIXELS, head: bytes = b"?") -> ImageError:
+    """Convert an error of reading or decoding the file `label`, which starts with the bytes `head`."""
     known = {
         FileNotFoundError: "no such file",
         IsADirectoryError: "a folder without images",
         PermissionError: "permission denied",
-        Image.DecompressionBombError: f"more than {max_pixels:,} pixels; resize it first",
-        UnidentifiedImageError: "not an image in a format that Pillow reads",
+        Image.DecompressionBombError: f"pixels are more than the {max_pixels:,} allowed; resize it first",
+        UnidentifiedImageError: describe_placeholder(head)
+        or (HEIF_ADVICE if HEIF_HEADER.match(head) else "not an image in a format that Pillow reads"),
     }
+    # Pillow's own OSErrors have no number: those that have one come from the file system.
+    failed = isinstance(error, OSError) and error.errno
+    reason = f"cannot be read ({error.strerror})" if failed else f"damaged image ({error})"  # type: ignore[attr-defined]
     kind = ImageTooLargeError if isinstance(error, Image.DecompressionBombError) else ImageError
-    return kind(f"{label}: {known.get(type(error), f'damaged image ({error})')}")
+    return kind(f"{label}: {known.get(type(error), reason)}")
 
 
 def to_tensor(image: Image.Image, channels: int) -> Tensor:

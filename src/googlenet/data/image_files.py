@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from .accounting import Accounting
-from .decode import SUFFIXES, printable
+from .decode import HEIF_ADVICE, SUFFIXES, printable
 
 SYSTEM_FOLDERS = frozenset((
     "__macosx", "@eadir", "$recycle.bin", "#recycle", "@recycle", "system volume information", "lost+found",
@@ -23,7 +23,7 @@ RAW_SUFFIXES = frozenset((
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
     ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
 ))  # fmt: skip
-HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or install pillow-heif"
+MAX_DEPTH = 250  # of folders: deeper ones would exceed the recursion limit
 RAW_ADVICE = "camera raw file: convert it to JPEG or PNG"
 Identity = tuple[int, int]
 
@@ -141,6 +141,9 @@ def _identity(status: os.stat_result) -> Identity:
 def _scan(path: Path, parents: frozenset[Identity], hidden: str) -> Folder:
     """List a folder; `parents` are the folders that contain it, and `hidden` is why all of its files are rejected."""
     folder = Folder(path, [], [], [])
+    if len(parents) > MAX_DEPTH:
+        folder.rejected.append(Rejected("folder", f"more than {MAX_DEPTH} folders deep", path, invalid=True))
+        return folder
     try:
         parents |= {_identity(path.stat())}
         with os.scandir(path) as iterator:

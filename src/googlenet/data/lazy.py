@@ -3,12 +3,14 @@
 import atexit
 import hashlib
 import itertools
+import math
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +25,7 @@ from .preprocess import Preprocess
 
 PREFETCH_FACTOR = 2  # batches per worker that are decoded ahead
 MAX_WORKERS = 16
+MIN_SHARED_MEMORY = 2**20  # bytes for the semaphores of the workers
 CPU = torch.device("cpu")
 
 
@@ -137,8 +140,10 @@ class LazyImages:
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each tensor of indices in `batches` (which may be endless), decoded ahead."""
         images = replace(self)  # A copy without prefetched batches: these must not refer to themselves.
-        if self.num_workers:
+        if self.num_workers and free_shared_memory() >= MIN_SHARED_MEMORY:
             return _prefetch(images, batches)
+        if self.num_workers:
+            _warn_of_no_workers()
         return (images.read(indices).to(images.device) for indices in batches)
 
     def fetch(self, indices: Tensor, upcoming: Iterator[Tensor]) -> Tensor:
@@ -169,12 +174,31 @@ def default_num_workers() -> int:
     return 0 if share < 2 else min(share, MAX_WORKERS)
 
 
-def _read_or_message(images: LazyImages, indices: list[int]) -> Tensor | str:
+def _read_or_message(images: LazyImages, indices: list[int]) -> Tensor | NDArray[np.uint8] | str:
     # The message is returned: an exception would arrive with the worker's traceback in its message.
     try:
-        return images.read(torch.tensor(indices))
+        pixels = images.read(torch.tensor(indices))
     except ImageError as error:
         return str(error)
+    # PyTorch sends tensors in shared memory. If it is full, the batch is lost and training waits forever; arrays are
+    # sent through a pipe. All workers may have checked the free space before one of them uses it.
+    enough = free_shared_memory() > (images.num_workers + 1) * pixels.nbytes
+    return pixels if enough else pixels.numpy()
+
+
+@cache
+def _warn_of_no_workers() -> None:
+    print("decoding without worker processes: too little shared memory (/dev/shm)", file=sys.stderr)
+
+
+def free_shared_memory() -> float:
+    """Return the free shared memory in bytes: 0 without any, infinite on systems that do not limit it."""
+    if sys.platform != "linux":
+        return math.inf
+    if not os.access("/dev/shm", os.W_OK):
+        return 0
+    status = os.statvfs("/dev/shm")
+    return status.f_bavail * status.f_frsize
 
 
 def _prefetch(images: LazyImages, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -197,7 +221,7 @@ def _prefetch(images: LazyImages, batches: Iterable[Tensor]) -> Iterator[Tensor]
         for pixels in iterator:
             if isinstance(pixels, str):
                 raise ImageError(pixels)
-            yield pixels.to(images.device, non_blocking=pinned)
+            yield torch.as_tensor(pixels).to(images.device, non_blocking=pinned)
     except RuntimeError as error:
         if "worker" not in str(error):
             raise

@@ -1,5 +1,6 @@
 """Classify image files: class names with probabilities."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -53,8 +54,9 @@ def expand_paths(names: Iterable[str]) -> list[str]:
     """
     paths, accounting = [], Accounting()
     for name in names:
-        files = list(image_files(Path(name), accounting)) if name != STDIN and Path(name).is_dir() else []
-        paths += [str(path) for path in files] or [name]
+        files = list(image_files(Path(name), accounting)) if name != STDIN and os.path.isdir(name) else []
+        # A file called - in the current folder is not standard input.
+        paths += [os.path.join(".", STDIN) if str(path) == STDIN else str(path) for path in files] or [name]
     for line in accounting.lines():
         print(line, file=sys.stderr)
     return paths
@@ -104,7 +106,8 @@ def _load(path: str, preprocess: Preprocess, options: PredictOptions) -> _Loaded
         image = decode_image(source, name, min_size, max_value=preprocess.max_value)
         results = [preprocess.from_pil_unnormalized(image, size) for size in options.sizes]
     except ImageError as error:
-        return _LoadedImage([], "", str(error))
+        is_url = "://" in path and not os.path.exists(path)
+        return _LoadedImage([], "", f"{path}: a URL; download the image and name the file" if is_url else str(error))
     description = results[0][1]
     if len(results) > 1:
         description += f", averaged with {', '.join(map(str, options.sizes[1:]))} px"

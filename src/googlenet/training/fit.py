@@ -24,7 +24,7 @@ from ..data.calibration import write_calibration
 from ..data.loader import BatchSpec
 from ..errors import InterruptedRunError
 from ..evaluation.report import ReportInfo
-from ..files import write_atomically
+from ..files import unlock_at_end, write_atomically
 from . import distributed
 from .environment import ENVIRONMENT_FILE
 from .finetune import set_train_mode
@@ -60,7 +60,7 @@ def fit(
         NonFiniteLossError: training diverged (a ValueError).
         InterruptedRunError: SIGINT or SIGTERM was received; the state is saved.
     """
-    with distributed.leave_at_end():
+    with distributed.leave_at_end(), unlock_at_end():
         run, state = build_training_run(recipe, Path(out), resume, command)
         with MetricsLogger(run.folder, run.schedule, state, progress) as logger, graceful_shutdown() as stop:
             for note in run.notes:

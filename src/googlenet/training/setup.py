@@ -17,7 +17,7 @@ from ..config.tasks import get_task_module
 from ..data.preprocess import Preprocess
 from ..data.sources import absolute_source
 from ..devices import pick_device, pick_precision
-from ..files import write_atomically
+from ..files import lock_file, write_atomically
 from ..models.registry import default_config, get_model_spec
 from . import distributed
 from .early_stopping import EarlyStopping
@@ -79,7 +79,7 @@ def build_training_run(
     plain = device.type == "cpu" and not synchronized and not recipe.compile
     native = plain and kernels.enable_cpu_kernels(model)
     environment = describe_environment(command, distributed.world_size(), native) | {"data": data.accounting.to_dict()}
-    distributed.run_on_main(lambda: create_folder(folder, recipe, environment))
+    distributed.run_on_main(lambda: create_folder(folder, recipe, environment, resuming))
 
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
@@ -149,10 +149,15 @@ def check_folder(folder: Path, recipe: Recipe, resume: Resume) -> bool:
     return False
 
 
-def create_folder(folder: Path, recipe: Recipe, environment: dict[str, Any]) -> None:
-    """Create the run folder with the recipe and the environment of its start; existing files are kept."""
+def create_folder(folder: Path, recipe: Recipe, environment: dict[str, Any], resuming: bool) -> None:
+    """Create the run folder with the recipe and the environment of its start, and lock it; existing files are kept.
+
+    Raises ValueError if another process trains in it, or has started a run there since `check_folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / RECIPE_FILE).exists():
-        write_atomically(folder / RECIPE_FILE, recipe.to_yaml())
     if not (folder / ENVIRONMENT_FILE).exists():
         write_atomically(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+    if not lock_file(folder / ENVIRONMENT_FILE) or (not resuming and (folder / RECIPE_FILE).exists()):
+        raise ValueError(f"{folder}: another process trains in this folder; wait for its end, or name another folder")
+    if not (folder / RECIPE_FILE).exists():
+        write_atomically(folder / RECIPE_FILE, recipe.to_yaml())

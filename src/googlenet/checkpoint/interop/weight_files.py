@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...files import raise_for_placeholder
+
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, *KERAS_SUFFIXES, ".caffemodel")
@@ -65,6 +67,7 @@ def read_weights(path: Path) -> WeightsFile:
     the `PREFIXES` that all keys have are removed. Raises ValueError for anything else.
     """
     path = find_weights(path)
+    raise_for_placeholder(path)
     if path.suffix == ".caffemodel":
         from .caffe import read_caffemodel
 
@@ -176,6 +179,7 @@ def _read_shards(path: Path) -> dict[str, Any]:
         file = path.parent / Path(name).name
         if not file.is_file():
             raise ValueError(f"{file}: missing, but {path.name} names it; copy the complete folder")
+        raise_for_placeholder(file)
         content |= _read_file(file)
     if missing := weight_map.keys() ^ content.keys():
         raise ValueError(f"{path}: {len(missing)} keys are not in both the index and its files, such as {min(missing)}")

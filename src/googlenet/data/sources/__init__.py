@@ -4,6 +4,8 @@ A new source is a module with ``load(location: str, options: LoadOptions)`` and 
 """
 
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +16,13 @@ from ..dataset import Dataset, LoadOptions
 __all__ = ["SOURCES", "LoadOptions", "Source", "absolute_source", "describe_sources", "load_dataset", "load_source"]
 
 Kind = Literal["classification", "detection"]
+ARCHIVE_SUFFIXES = (".7z", ".rar", ".gz")
 SEPARATOR = "::"  # between several paths or URLs of shards
 
 
 def _absolute_path(location: str, root: str | None) -> str:
+    if url_scheme(location):
+        raise ValueError(f"{location}: a URL; download the data, unpack it and give the path of the folder")
     return str(Path(root or "", Path(location).expanduser()).absolute())
 
 
@@ -80,7 +85,16 @@ def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
         raise ValueError(f"unknown data source {source!r}; use {describe_sources(kind)}")
     if entry.kind != kind:
         raise ValueError(f"{source}: a data source for task: {entry.kind}; for {kind} use {describe_sources(kind)}")
-    return import_module(entry.module).load(entry.make_absolute(location, options.root), options)
+    location = entry.make_absolute(location, options.root)
+    if entry.make_absolute is _absolute_path and _is_archive(Path(location)):
+        raise ValueError(f"{location}: an archive; unpack it and give the path of the folder")
+    return import_module(entry.module).load(location, options)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and (
+        path.suffix.lower() in ARCHIVE_SUFFIXES or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    )
 
 
 def absolute_source(source: str, root: str | None = None) -> str:

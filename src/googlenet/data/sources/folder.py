@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...files import missing_folder
 from ..accounting import Accounting
 from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
 from ..decode import ImageError, decode_image, printable, to_tensor
@@ -56,7 +57,7 @@ def image_tree(root: Path, strict: bool = False) -> ImageTree:
     With `strict`, an unusable image raises ImageError.
     """
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
+        raise missing_folder(root)
     accounting, tree, reasons = Accounting(strict=strict), scan_folder(root), dict[Path, str]()
     splits = find_splits(tree, reasons, accounting)
     train = splits["train"]

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...files import read_text
+from ...files import missing_folder, read_text
 from ..accounting import Accounting
 from ..dataset import Dataset, LoadOptions
 from ..decode import printable
@@ -51,7 +51,7 @@ def load(location: str, options: LoadOptions) -> Dataset:
 def imagenet_tree(root: Path, strict: bool = False) -> ImageTree:
     """List the image files of ImageNet, without opening any; with `strict`, an unusable one raises ImageError."""
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
+        raise missing_folder(root)
     accounting, reasons, tree = Accounting(strict=strict), dict[Path, str](), scan_folder(root)
     base, splits = _find_splits(tree, reasons)
     roots = {split: folder.path for split, folder in splits.items()}

@@ -160,6 +160,9 @@ def read_coco(
     by_image: dict[str, list[RawObject]] = defaultdict(list)
     for index, item in enumerate(_dicts(content["annotations"])):
         name = f"{path.name}: annotation {printable_name(item.get('id', f'[{index}]'))}"
+        if not item.get("bbox") and (box := _segmentation_box(item.get("segmentation"))):
+            item = item | {"bbox": box}
+            file.notes["box without bbox, that of its segmentation"].append(name)
         raw, image_id = _parse_object(item, labels, name), parse_id(item.get("image_id")) or ""
         if isinstance(raw, RawObject) and image_id in file_names:
             by_image[image_id].append(raw)
@@ -200,6 +203,22 @@ def _parse_object(item: dict[str, Any], labels: dict[str, int], name: str) -> Ra
         return "area: not a finite number"
     x, y, width, height = box
     return RawObject((x, y, x + width, y + height), label, crowd, number, name)
+
+
+def _segmentation_box(value: Any) -> list[float] | None:
+    """Return x, y, width and height of polygons or of a run-length encoded mask; None for anything else."""
+    try:
+        if isinstance(value, dict):
+            from faster_coco_eval.core import mask
+
+            height, width = map(int, value["size"])
+            encoded = mask.frPyObjects(value, height, width) if isinstance(value["counts"], list) else value
+            box: list[float] = mask.toBbox(encoded).tolist()
+            return box
+        x, y = ([float(number) for polygon in value for number in polygon[axis::2]] for axis in (0, 1))
+        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+    except (ImportError, KeyError, TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def _parse_size(image: dict[str, Any]) -> tuple[int, int] | str | None:

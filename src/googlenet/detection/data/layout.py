@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...data.accounting import Accounting
+from ...data.accounting import MAX_EXAMPLES, Accounting
 from ...data.decode import printable
 from ...data.image_files import scan_folder
 from .fields import clean_name
@@ -68,6 +68,18 @@ def _existing(folder: Path, names: Iterable[str]) -> list[Path]:
     return [found[name] for name in names if name in found]
 
 
+def path_ends(name: str) -> list[str]:
+    """Return the ends of an absolute path or URL, which is not on this machine, the longest first; else none.
+
+    Annotations are often written on another machine: ``/content/data/train/1.jpg``, ``C:\\data\\train\\1.jpg``.
+    """
+    name = clean_name(name).replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not re.match(r"/|[A-Za-z]:/|\w+://", name) or ".." in parts or os.path.exists(name):
+        return []
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
 class ImageFinder:
     """Finds the image files that annotations name, and counts the files that none names.
 
@@ -77,13 +89,15 @@ class ImageFinder:
     def __init__(self) -> None:
         self.bases: set[Path] = set()  # folders that contain other files than images, too
         self.listed: set[Path] = set()
+        self.relocated: list[str] = []  # names that are paths on another machine
         self.folders: dict[Path, bool] = {}  # searched, and whether an image was found there
         self._by_name: dict[Path, dict[str, Path]] = {}
 
     def find(self, names: Sequence[str], folders: Sequence[Path]) -> Path | str:
         """Return the file with the first of `names` in the first of `folders`; or the reason why it is not found.
 
-        Names may have ``\\`` as separator, spaces around them, and another Unicode form than the file on disk.
+        Names may have ``\\`` as separator, spaces around them, and another Unicode form than the file on disk. Of an
+        absolute path that does not exist on this machine, the longest end that exists in one of the folders is used.
         """
         for folder in folders:
             self.folders.setdefault(folder, False)
@@ -99,6 +113,12 @@ class ImageFinder:
             for folder in folders:
                 if found := self._index(folder).get(os.path.normpath(clean_name(name).replace("\\", "/"))):
                     return self._list(found, folder)
+        for name in names:
+            for end in path_ends(name):
+                for folder in folders:
+                    if os.path.isfile(folder / end):
+                        self.relocated.append(printable(name))
+                        return self._list(folder / end, folder)
         return reason
 
     def _list(self, path: Path, folder: Path) -> Path:
@@ -123,5 +143,10 @@ class ImageFinder:
             if has_images or folder not in self.bases:
                 counted.update(self._index(folder).values())
         accounting.use("file", len(self.listed))
+        if self.relocated:
+            examples = ", ".join(self.relocated[:MAX_EXAMPLES])
+            accounting.notes.append(
+                f"{len(self.relocated):,} paths of another machine, found by their ends ({examples})"
+            )
         for path in sorted(counted - self.listed):
             accounting.exclude("file", "not listed in the annotations", printable(path))

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from PIL.ExifTags import Base
 from torchvision.ops import clip_boxes_to_image
 
 from ...data.accounting import MAX_EXAMPLES, Accounting, plural
 from ...data.dataset import LoadOptions, num_validation
-from ...data.decode import ImageError, image_error, printable
+from ...data.decode import ImageError, open_image, printable
 from ...data.lazy import ByteRanges
 from ...data.scan import channel_histogram, check_images, mean_std
 from .dataset import DetectionDataset, Sample, subsample
@@ -26,6 +25,8 @@ MAX_BYTES = 4 * 2**30
 # Number of images that the mean and standard deviation are computed from.
 STATISTICS_SAMPLES = 2000
 IMAGE_EXCLUDED = "the image is excluded"
+LISTED_TWICE = "listed twice"
+MERGED = "listed twice: its boxes are added to the first entry"
 SPLITS = ("train", "validation", "test")
 
 
@@ -82,6 +83,7 @@ class AnnotationFile:
 
     def add_samples(self, annotations: Sequence[RawAnnotation]) -> "AnnotationFile":
         """Convert annotations to samples, and exclude unusable images and boxes."""
+        annotations = self._exclude_fractions(self._merge_entries(annotations))
         with ThreadPoolExecutor() as pool:
             headers = pool.map(_read_header, [annotation.path for annotation in annotations])
         samples = []
@@ -99,6 +101,36 @@ class AnnotationFile:
             samples.append(self._build_sample(annotation, size))
         self.samples = samples
         return self
+
+    def _merge_entries(self, annotations: Sequence[RawAnnotation]) -> list[RawAnnotation]:
+        """Add the boxes of several entries of the same image file to the first; boxes of both are used once.
+
+        As separate samples, each entry would teach that the objects of the others are background.
+        """
+        merged: dict[Path | int, RawAnnotation] = {}
+        for index, item in enumerate(annotations):
+            key = item.path if isinstance(item.path, Path) else index
+            if key not in merged:
+                merged[key] = item
+                continue
+            self.accounting.exclude("image", MERGED, item.name)
+            first = merged[key]
+            known = {each[:2] for each in first.objects}
+            for each in item.objects:
+                if each[:2] in known:
+                    self.exclude_box(LISTED_TWICE, each.name)
+            new = [each for each in item.objects if each[:2] not in known]
+            merged[key] = first._replace(objects=[*first.objects, *new], size=first.size or item.size)
+        return list(merged.values())
+
+    def _exclude_fractions(self, annotations: list[RawAnnotation]) -> list[RawAnnotation]:
+        """Exclude boxes in pixels if all of them are in the first pixel of their images: they are fractions."""
+        objects = [item for each in annotations if not each.relative for item in each.objects]
+        if not objects or max(max(item.box) for item in objects) > 1:
+            return annotations
+        for item in objects:
+            self.exclude_box("coordinates are fractions: multiply them by the width and height of the image", item.name)
+        return [each if each.relative else each._replace(objects=[]) for each in annotations]
 
     def _build_sample(self, annotation: RawAnnotation, size: tuple[int, int]) -> Sample:
         """Clip the boxes to the image, and exclude unusable ones; up to one pixel outside is rounding and not noted."""
@@ -171,12 +203,12 @@ def _read_header(path: Path | str) -> tuple[int, int, bool] | str:
     if isinstance(path, str):
         return path
     try:
-        with Image.open(path) as image:
+        with open_image(path, "") as image:
             rotated = image.getexif().get(Base.Orientation, 1) in (5, 6, 7, 8)
             width, height = image.size[::-1] if rotated else image.size
             return height, width, image.mode in ("L", "1", "I;16")
-    except Exception as error:  # Pillow raises many types for damaged files
-        return str(image_error(error, "")).removeprefix(": ")
+    except ImageError as error:
+        return str(error).removeprefix(": ")
 
 
 def _decode(sample: Sample, channels: int) -> Sample | str:
@@ -222,6 +254,10 @@ def build_detection_dataset(
         accounting.add(file.finish(name))
     finder.count_files(accounting)
     train = splits["train"]
+    known = {sample.name for sample in train}
+    for name in ("validation", "test"):
+        if shared := sum(sample.name in known for sample in splits[name]):
+            accounting.notes.append(f"{name}: {shared:,} images are training images, so its metrics are too good")
     if not any(len(sample.boxes) for sample in train):
         problem = "usable training image has a box" if train else "training image can be used"
         searched = ", ".join(map(printable, list(finder.folders)[:6]))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ...data.dataset import LoadOptions
 from ...data.decode import SUFFIXES, printable
+from ...files import missing_folder
 from .dataset import DetectionDataset
 from .fields import clean_name, decode_list, parse_flag, parse_int, parse_number, parse_xml, printable_name
 from .layout import ANNOTATION_FOLDERS, SPLIT_NAMES, ImageFinder, search_folders, subfolder, subfolders
@@ -50,7 +51,7 @@ def find_voc_files(root: Path) -> dict[str, list[Path]]:
     annotations.
     """
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
+        raise missing_folder(root)
     folder = subfolder(root, *ANNOTATION_FOLDERS) or root
     lists = _find_lists(root)
     if lists and "train" not in lists:

@@ -13,8 +13,8 @@ from ...data.decode import printable
 from ...data.image_files import scan_folder
 from .dataset import DetectionDataset
 from .fields import clean_name, decode_list, decode_marked, parse_int, parse_numbers, printable_name
-from .layout import SPLIT_NAMES, ImageFinder, subfolder
-from .loading import AnnotationFile, RawAnnotation, RawObject, build_detection_dataset
+from .layout import SPLIT_NAMES, ImageFinder, path_ends, subfolder
+from .loading import LISTED_TWICE, AnnotationFile, RawAnnotation, RawObject, build_detection_dataset
 
 # Class names without a YAML file, one per line: LabelImg, CVAT (Darknet).
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
@@ -42,6 +42,8 @@ def load(location: str, options: LoadOptions) -> DetectionDataset:
     for split, sources in config.splits.items():
         files[split] = read_yolo(sources, config.names, folder, (finder, label_finder))
     files["train"].accounting.notes += config.notes
+    if not label_finder.used and any(file.samples for file in files.values()):
+        raise ValueError(f"yolo:{location}: no usable training image has a box. {label_finder.searched()}")
     for path in label_finder.orphans():
         files["train"].exclude_image("label file of no listed image", printable(path), len(_lines(path)))
     return build_detection_dataset(f"yolo:{location}", files, finder, options)
@@ -59,7 +61,8 @@ def find_yolo_files(root: Path) -> YoloConfig:
         raise ValueError(f"{root}: no such file or folder")
     folder = root if root.is_dir() else root.parent
     content: dict[str, Any] = {}
-    path = root if root.is_file() else next(iter(_yaml_files(root)), None)
+    paths = [root] if root.is_file() else _yaml_files(root)
+    path = paths[0] if paths else None
     if path:
         content = _read_yaml(path)
     names = _yaml_names(path, content) if path and ({"names", "nc"} & content.keys()) else _listed_names(folder)
@@ -67,6 +70,8 @@ def find_yolo_files(root: Path) -> YoloConfig:
         raise ValueError(f"{root}: no class names; expected data.yaml with names, classes.txt or obj.names")
     splits, notes = _yaml_splits(path, content) if path else ({}, [])
     splits = splits or _folder_splits(folder)
+    if path and len(paths) > 1:
+        notes.append(f"{path.name} is used, and not {', '.join(each.name for each in paths[1:])}")
     if "train" not in splits:
         raise ValueError(f"{root}: no training images; expected train in data.yaml, images/train or train/images")
     return YoloConfig(names, splits, tuple(notes))
@@ -82,12 +87,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         text = decode_marked(data)
-        content = yaml.safe_load(data.decode() if text is None else text)
+        # Without YAML's types, by which the class names no, 010 and 1.10 would become False, 8 and 1.1.
+        content = yaml.load(data.decode() if text is None else text, Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a readable YAML file ({printable_name(error)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not in YOLO format: it needs names and train")
-    return {str(key).lower(): value for key, value in content.items()}
+    return {str(key).lower(): None if value in ("", "~", "null") else value for key, value in content.items()}
 
 
 def _yaml_names(path: Path, content: dict[str, Any]) -> dict[int, str]:
@@ -133,9 +139,12 @@ def _yaml_splits(path: Path, content: dict[str, Any]) -> tuple[dict[str, list[Pa
             name = clean_name(value).replace("\\", "/")
             variants = [name, re.sub(r"^(\.\./)+", "", name)]
             candidates = [folder / variant for variant in variants for folder in (base, path.parent)]
+            candidates += [path.parent / end for end in path_ends(name)]
             found = next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
             if found:
                 splits.setdefault(split, []).append(found)
+                if not candidates[0].exists() and path_ends(name):
+                    notes.append(f"{split}: {path.name} names {printable_name(name)}, and {found} is used")
             elif split == "train":
                 raise ValueError(f"{path}: {split}: no such file or folder: {candidates[0]}")
             else:
@@ -171,6 +180,11 @@ class LabelFinder:
                 self.used.add(found)
                 return found
         return None
+
+    def searched(self) -> str:
+        """Return where label files were searched, for an error message."""
+        folders = ", ".join(printable(folder) for folder in list(self._by_stem)[:4])
+        return f"No image has a label file in {folders or 'a folder'}: images/1.jpg needs labels/1.txt or images/1.txt"
 
     def orphans(self) -> list[Path]:
         """Return the label files of no image in the searched folders."""
@@ -212,7 +226,7 @@ def read_yolo(
             found, shown = finder.find([name, name.removeprefix("data/")], folders), printable_name(printable(name))
             path = folders[0] / name if isinstance(found, str) else found
             if path in seen:
-                file.exclude_image("listed twice", shown, 0)
+                file.exclude_image(LISTED_TWICE, shown, 0)
                 continue
             seen.add(path)
             # The labels of a missing image are counted as excluded.
@@ -231,13 +245,17 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 def _read_labels(path: Path, labels: dict[int, int], file: AnnotationFile) -> list[RawObject]:
     """Read the objects of a label file; unusable lines are excluded."""
-    objects = []
+    objects, seen = [], set[tuple[Any, ...]]()
     for number, fields in _lines(path):
         name = f"{printable_name(printable(path.name))}: line {number}"
         raw = _parse_line(fields, labels, name)
         if isinstance(raw, str):
             file.exclude_box(raw, name)
             continue
+        if raw[:2] in seen:
+            file.exclude_box(LISTED_TWICE, name)
+            continue
+        seen.add(raw[:2])
         objects.append(raw)
         if len(fields) == 6:
             file.notes["box with a sixth value, a confidence, which has no effect"].append(name)
