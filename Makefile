@@ -31,6 +31,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# It requires another build of OpenCV, which would overwrite the one with the modules that selective search needs.
+	$(BIN)/python -m pip install --quiet --no-deps openvino-model-api
 	@touch $@
 
 # A browser for the tests that look at pages, and a C compiler for the native step: the system's, or Debian's where we

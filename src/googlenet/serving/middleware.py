@@ -176,6 +176,8 @@ class _RequestGuard:
             raise HTTPException(401, "API key required: send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
         if self.complete:
             return
+        if (encoding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            raise HTTPException(415, f"Content-Encoding {encoding[:40]} is not supported; send the body uncompressed")
         length = headers.get("content-length", "0")
         size = int(length) if length.isdecimal() and len(length) < 20 else 0
         self.check_size(size)

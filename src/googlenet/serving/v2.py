@@ -37,8 +37,8 @@ class InputParameters(BaseModel, strict=True):
     binary_data_size: Annotated[int | None, Field(ge=0)] = None
 
 
-class OutputParameters(BaseModel, strict=True):
-    """Whether an output is returned as binary data."""
+class OutputParameters(BaseModel, strict=True, extra="forbid"):
+    """Whether an output is returned as binary data. Other extensions would change the output, and are rejected."""
 
     binary_data: bool | None = None
 

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,14 +92,19 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
 
 
 def _strip_metadata(model: Any) -> Any:
-    """Remove the exporter's metadata, which contains local file names, and name the nodes after the layers."""
-    graph = model.graph
+    """Remove the exporter's metadata, which contains local file names, and name the nodes after the layers.
+
+    The exporter writes equal weights of several layers, such as those of an ensemble's members, only once.
+    """
+    graph, uses = model.graph, Counter[str]()
     for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     for node in graph.node:
         if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            node.name = node.input[1].removesuffix(".weight").removeprefix("network.")
+            name = node.input[1].removesuffix(".weight").removeprefix("network.")
+            node.name = f"{name}.copy{uses[name]}" if uses[name] else name
+            uses[name] += 1
     return model
 
 

@@ -41,10 +41,26 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
     if temporary:
         onnxruntime.write(spec, folder)
     model = openvino.Core().read_model(onnx_file)
+    model.get_parameters()[0].set_layout(openvino.Layout("NCHW"))
+    for key, value in model_info(spec).items():
+        model.set_rt_info(value, ["model_info", key])
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     if temporary:
         onnx_file.unlink()
     return ["model.xml", "model.bin"]
+
+
+def model_info(spec: ExportSpec) -> dict[str, str]:
+    """Return what OpenVINO Model API needs to classify an image that OpenCV reads, which has the order BGR.
+
+    It resizes for files of a fixed size only, and separates labels by spaces.
+    """
+    return {
+        "model_type": "Classification",
+        "labels": " ".join("_".join(label.split()) or "_" for label in spec.classes),
+        "resize_type": "crop" if spec.preprocess.crop_mode == "center" else "standard",
+        "reverse_input_channels": str(spec.preprocess.channels == 3),
+    }
 
 
 def precisions() -> list[str]:
