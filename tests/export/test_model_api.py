@@ -11,6 +11,7 @@ from conftest import googlenet
 from googlenet.checkpoint.format import Checkpoint, build_network
 from googlenet.config.parse import recipe_from_dict
 from googlenet.data.preprocess import CropMode, Preprocess
+from googlenet.export.engine import open_exported
 from googlenet.export.exporter import ExportData, ExportOptions, export
 
 model_api = pytest.importorskip("model_api.models", reason="pip install --no-deps openvino-model-api")
@@ -48,7 +49,6 @@ def test_same_top_class(crop_mode: CropMode, tmp_path: Path) -> None:
         # Model API resizes with another filter, which matters if the size changes.
         tolerance = 0.01 if (height, width) == (64, 64) else 0.15
         assert found == pytest.approx({row["label"]: row["probability"] for row in expected["top"]}, abs=tolerance)
+    predictor = open_exported(tmp_path / "out", "openvino", 1)
     with pytest.raises(ValueError, match="this file takes 64x64"):
-        from googlenet.export.engine import open_exported
-
-        open_exported(tmp_path / "out", "openvino", 1).predict(torch.zeros(1, 3, 70, 70, dtype=torch.uint8))
+        predictor.predict(torch.zeros(1, 3, 70, 70, dtype=torch.uint8))
