@@ -150,12 +150,19 @@ def attacks(photos: Photos) -> list[Attack]:
     ]  # fmt: skip
 
 
+def request_head(url: str, length: int, close: bool = False) -> bytes:
+    """Return the headers of an upload of `length` bytes."""
+    lines = ["POST /v1/predict HTTP/1.1", f"Host: {urlsplit(url).hostname}", "Content-Type: image/png"]
+    lines += [f"Content-Length: {length}", *(["Connection: close"] if close else []), "", ""]
+    return "\r\n".join(lines).encode()
+
+
 def slow_upload(url: str, rng: random.Random) -> str:
     """Send a body of up to 20 MB a little at a time, for ten seconds, then the rest or nothing."""
     address, body = urlsplit(url), rng.randbytes(64)
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {rng.choice((3000, 20_000_000))}\r\n\r\n"
+    head = request_head(url, rng.choice((3000, 20_000_000)), close=True)
     with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT) as connection:
-        connection.sendall(head.replace("Host: x", f"Host: {address.hostname}").encode())
+        connection.sendall(head)
         for _ in range(40):
             time.sleep(0.25)
             try:
@@ -172,8 +179,7 @@ def slow_upload(url: str, rng: random.Random) -> str:
 def cut_connection(url: str, rng: random.Random) -> str:
     """Send a valid request or a part of it and reset the connection, before or while the server responds."""
     address, image = urlsplit(url), fuzz_server.png_bomb(64, 64)
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: {address.hostname}\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
-    request = head.encode() + image
+    request = request_head(url, len(image)) + image
     with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sendall(request[: rng.choice((len(request), rng.randrange(1, len(request))))])
@@ -208,7 +214,7 @@ def run_attacks(url: str, kinds: Sequence[Attack], seconds: float) -> dict[str, 
 
 @contextmanager
 def watch_health(url: str, result: dict[str, Any]) -> Iterator[None]:
-    """Measure health checks in another process during the ``with`` block; add `latencies` and `failures` to `result`."""
+    """Measure health checks in another process; at the end, add `latencies` (seconds) and `failures` to `result`."""
     address = urlsplit(url)
     command = [sys.executable, "-c", WATCH_PROGRAM, str(address.hostname), str(address.port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
