@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHMARKS := ablation cam_localization d2l_recipe decoding detection detection_baseline engines ensemble export_parity finetune \
-	fuzz_server gpu init_without_norm models multi_scale overheads ray_predict rcnn serving step_profile throughput time_to_accuracy
+BENCHMARKS := ablation cam_localization d2l_recipe decoding deployment detection detection_baseline ensemble export_parity finetune \
+	fuzz_server gpu hostile_server init_without_norm models multi_scale overheads ray_predict rcnn serving step_profile throughput time_to_accuracy
 
 .PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench docs-results clean
 
@@ -31,6 +31,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# It requires another build of OpenCV, which would overwrite the one with the modules that selective search needs.
+	$(BIN)/python -m pip install --quiet --no-deps openvino-model-api
 	@touch $@
 
 # A browser for the tests that look at pages, and a C compiler for the native step: the system's, or Debian's where we

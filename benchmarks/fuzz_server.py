@@ -35,6 +35,23 @@ TYPES = ("image/jpeg", "image/png", "image/x-unknown", "application/octet-stream
 TIMEOUT = 60.0  # seconds until a request counts as hanging
 
 
+# The data of tensors in JSON that need much more memory or time than their text: values of unexpected types and sizes.
+HOSTILE_TENSORS = {
+    "one long text among many short ones": b'"' + b"x" * 4000 + b'"' + b',"a"' * 500_000,
+    "very long text": b'"' + b"x" * 1_900_000 + b'"' + b',"a"' * 500_000,
+    "empty lists": b"[]" + b",[]" * 1_200_000,
+    "nested lists": b"[[7],[7,7]],[[7]]" * 50_000,
+    "huge numbers": b"9" * 4000 + b",1e300" * 500_000,
+    "deep nesting": b"[" * 100_000 + b"]" * 100_000,
+}
+
+
+def tensor_request(data: bytes) -> bytes:
+    """Return the body of an inference request with this text as the data of its tensor."""
+    head = b'{"inputs": [{"name": "pixels", "shape": [1, 3, 40, 40], "datatype": "UINT8", "data": ['
+    return head + data + b"]}]}"
+
+
 class Case(NamedTuple):
     """A request; `kind` is the category of its defect."""
 

@@ -1,6 +1,7 @@
-"""Load test of the server: images per second relative to its engine alone, and whether every response is correct.
+"""Load test of the server: images per second relative to the fastest engine alone, and whether responses are correct.
 
-Server, engine and clients run in separate processes; the engine is measured before and after, alone. 64 connections
+Server, engine and clients run in separate processes; the engine is measured before and after, alone, in full batches.
+The unfolded network in eager PyTorch is served too, for comparison. 64 connections
 send 224-pixel images continuously, and every response is compared with the prediction without a server. Then, under
 the same load: two reloads, a queue that is too short, and SIGTERM. Run: make bench-serving
 """
@@ -94,7 +95,7 @@ import sys, time, torch
 from googlenet.inference.loading import load_predictor
 run, batch, threads, seconds = sys.argv[1], *map(float, sys.argv[2:])
 torch.set_num_threads(int(threads))
-predictor = load_predictor(run, task="classification").predictor
+predictor = load_predictor(run, "auto", int(threads), task="classification").predictor
 preprocess = predictor.preprocess
 images = torch.randint(256, (int(batch), preprocess.channels, preprocess.size, preprocess.size), dtype=torch.uint8)
 predictor.predict(images)
@@ -103,6 +104,21 @@ while time.perf_counter() - start < seconds:
     predictor.predict(images)
     count += int(batch)
 print(count / (time.perf_counter() - start))
+"""
+
+
+# Serves the network without an engine: RUN BATCH THREADS. It prints the line of `googlenet serve --json`.
+EAGER_PROGRAM = """
+import json, os, sys
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from googlenet.serving.app import build_asgi_app
+from googlenet.serving.config import Limits, ServeConfig
+from googlenet.serving.server import Server, listen, url_of
+run, batch, threads = sys.argv[1], *map(int, sys.argv[2:])
+listener = listen("127.0.0.1", 0)
+config = ServeConfig({"net": run}, None, threads, Limits(max_batch_size=batch, timeout=120.0))
+app = build_asgi_app(config)
+Server(app, lambda: print(json.dumps({"url": url_of(listener)}), flush=True)).run(sockets=[listener])
 """
 
 
@@ -121,16 +137,18 @@ def predict_offline(run: Path, images: list[bytes], folder: Path) -> list[dict[s
     for index, data in enumerate(images):
         paths.append(str(folder / f"{index}.jpg"))
         Path(paths[-1]).write_bytes(data)
-    predictions = googlenet("predict", str(run), *paths, "--top-k", str(TOP_K))
+    predictions = googlenet("predict", str(run), *paths, "--engine", "auto", "--top-k", str(TOP_K))
     return [{item["label"]: item["probability"] for item in prediction["top"]} for prediction in predictions]
 
 
 @contextmanager
-def run_server(setup: Setup, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run ``googlenet serve`` in its own process."""
+def run_server(setup: Setup, *arguments: str, eager: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run ``googlenet serve`` in its own process, or `EAGER_PROGRAM`."""
     command = [sys.executable, "-m", "googlenet", "serve", f"net={setup.run}", "--port", "0", "--json",
                "--timeout", "120", "--max-batch-size", str(setup.batch),
                "--threads", str(setup.threads), *arguments]  # fmt: skip
+    if eager:
+        command = [sys.executable, "-c", EAGER_PROGRAM, str(setup.run), str(setup.batch), str(setup.threads)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
@@ -267,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="googlenet_bn")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--seconds", type=float, default=60, help="of load, and of the engine alone in total")
+    parser.add_argument("--seconds", type=float, default=40, help="of load, and of the engine alone in total")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -284,7 +302,11 @@ def main() -> None:
     print(f"server: {steady.rate:.1f} images/s", file=sys.stderr)
     engine.append(measure_engine(setup, args.seconds / 2))
     short = max(10.0, args.seconds / 4)
-    phases = {"steady": steady}
+    with run_server(setup, eager=True) as (url, _):
+        run_load(url, setup, short / 2)
+        eager = run_load(url, setup, short)
+    print(f"eager: {eager.rate:.1f} images/s", file=sys.stderr)
+    phases = {"steady": steady, "eager": eager}
     with run_server(setup) as (url, process):
         events = {short / 4: lambda: reload(url), short / 2: lambda: reload(url)}
         phases["reload"] = run_load(url, setup, short, events)
@@ -296,6 +318,7 @@ def main() -> None:
         "model": args.model, "size": args.size, "connections": args.connections, "batch": args.batch,
         "threads": args.threads, "engine_images_per_second": [round(rate, 2) for rate in engine],
         "images_per_second": round(steady.rate, 2), "ratio": round(steady.rate / statistics.mean(engine), 3),
+        "eager_images_per_second": round(eager.rate, 2), "eager_factor": round(steady.rate / eager.rate, 2),
         "memory_mb": memory, "exit_code": code,
         "phases": {name: to_document(result) for name, result in phases.items()},
     }  # fmt: skip

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import runpy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,15 @@ def test_tables_show_the_results(result: Path) -> None:
     assert update_docs.fill(page, result.stem, update_docs.TABLES[result.stem](document)) == page
 
 
-def test_every_table_has_a_result() -> None:
+def test_every_table_has_a_result_or_says_that_it_has_none() -> None:
     update_docs: Any = importlib.import_module("update_docs")
-    assert set(update_docs.TABLES) == {path.stem for path in results()}
+    measured = {path.stem for path in results()}
+    assert measured <= set(update_docs.TABLES)
+    for name in set(update_docs.TABLES) - measured:
+        page = (ROOT / "docs" / update_docs.PAGES.get(name, "performance.md")).read_text()
+        command = "benchmarks/deployment.py --limit-isa avx2" if name == "deployment_avx2" else f"make bench-{name}"
+        (text,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end -->", page, re.DOTALL)
+        assert text.startswith("Not measured yet on this version") and command in text
 
 
 def test_plots_show_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +101,39 @@ def test_plots_show_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     performance = (ROOT / "docs" / "performance.md").read_text()
     for path in tmp_path.iterdir():
         assert f"images/{path.name}" in performance
+
+
+def test_tables_of_unmeasured_benchmarks() -> None:
+    """The tables whose results are not published yet, with invented numbers."""
+    update_docs: Any = importlib.import_module("update_docs")
+    row = {"name": "ours", "precision": "torch float32", "settings": "default", "batch": 1, "size": 224, "threads": 0,
+           "latency": 0.0123, "p95": 0.02, "images_per_second": 81.3, "memory": 5e6, "top1": 0.8861}  # fmt: skip
+    speedup = {"name": "ours", "peer": "theirs (bfloat16)", "batch": 8, "ratio": 1.234, "low": 1.1, "high": 1.5}
+    document = {
+        "rows": [row, {**row, "name": "theirs", "settings": "float32", "threads": 2, "top1": None}],
+        "speedups": [speedup], "cpu": {"model": "Some CPU", "cores": 2, "features": ["AVX2"]}, "limit_isa": "avx2",
+        "rounds": 4, "seconds": 2.0, "images": 10_000, "torch": "1", "versions": {"timm": "2"},
+    }  # fmt: skip
+    text = update_docs.TABLES["deployment"](document)
+    for part in ("| ours | torch float32 | 1 | 12.3 |", "0.8861 |", "**1.23** times", "1.10 to 1.50",
+                 "Some CPU, 2 cores", "limited to AVX2", "2 threads"):  # fmt: skip
+        assert part in text
+    hostile: Any = importlib.import_module("hostile_server")
+    statuses = {"photos": Counter({"200": 3, "503": 1}), "tensors": Counter({"422": 5})}
+    health = {"latencies": [0.001] * 99 + [0.1], "failures": []}
+    fine = hostile.summarize(statuses, health, 500_000_000, 1_500_000_000, 1_024_000_000)
+    assert fine["failures"] == fine["warnings"] == [] and fine["health_max_ms"] == 100.0
+    assert "3 x 200, 1 x 503" in update_docs.TABLES["hostile_server"]({**fine, "seconds": 60})
+
+
+@pytest.mark.parametrize(
+    ("status", "latency", "peak", "failures", "warnings"),
+    [("500", 0.01, 1000, 1, 0), ("504", 0.3, 1000, 1, 1), ("503", 0.3, 1000, 0, 1), ("200", 0.01, 1900, 1, 0),
+     ("200", 0.01, 1800, 0, 0)],
+)  # fmt: skip
+def test_hostile_run_fails(status: str, latency: float, peak: int, failures: int, warnings: int) -> None:
+    """For a server error except 503, and for memory; a slow health check is a warning."""
+    hostile: Any = importlib.import_module("hostile_server")
+    health = {"latencies": [latency], "failures": []}
+    document = hostile.summarize({"a": Counter({status: 2})}, health, 500_000_000, peak * 1_000_000, 1_024_000_000)
+    assert (len(document["failures"]), len(document["warnings"])) == (failures, warnings)

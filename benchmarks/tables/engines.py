@@ -3,37 +3,36 @@
 from .markdown import Result, plural, table
 
 
-def engines(result: Result) -> str:
-    """Format the speed of every engine and baseline at 224 px, and the ratios."""
-    rows = [
-        [
-            row["name"], row["batch"], f"{1e3 * row['latency']:.1f}", f"{1e3 * row['p95']:.1f}",
-            f"{row['images_per_second']:.1f}", f"{1e3 * row['cold_start']:.0f}", f"{row['memory'] / 1e6:.0f}",
-            "" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}", f"{row['matmul_utilization']:.0%}",
-        ]
-        for row in result["rows"]
-    ]  # fmt: skip
-    header = [
-        "network, engine", "batch", "median ms", "p95 ms", "images/s", "cold start, ms", "memory, MB", "file, MB",
-        "relative to a matrix product",
-    ]  # fmt: skip
-    ratios, versions = result["ratios"], result["versions"]
-    float_layers = ", ".join(ratios["float_layers"]) or "none"
-    return (
-        f"{table(header, rows)}\n\n"
-        f"- float32: {ratios['float32']} takes **{ratios['float32_to_baseline']}** of the time of the fastest baseline "
-        f"({ratios['baseline']}) with the same weights, **{ratios['float32_to_matmul']}** of the time of a matrix "
-        "product with the same number of multiplications;\n"
-        f"- int8: {ratios['int8']} is **{ratios['baseline_to_int8']}** times as fast as that baseline and loses "
-        f"**{ratios['top1_lost']:.4f}** of top-1 ({ratios['top1']:.4f} to {ratios['top1_int8']:.4f} on "
-        f"{ratios['images']:,} test images); float32 layers: {float_layers};\n"
-        f"- torchvision's network in plain PyTorch takes **{ratios['eager_to_float32']}** times as long as the float32 "
-        f"file, **{ratios['eager_to_int8']}** times as long as the int8 file.\n\n"
-        f"224 px, {plural(result['threads'], 'thread')}, {result['rounds']} rounds of "
-        f"{result['seconds'] / result['rounds']:g} s, each in its own process; "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
-        f"{result['cpu_capability']}."
+def deployment(result: Result) -> str:
+    """Format the speed and accuracy of every target with default settings and in float32, and the speedups."""
+    header = ["network, engine", "computed in", "batch", "median ms", "p95 ms", "images/s", "memory, MB", "top-1"]
+    blocks = []
+    for settings, title in (("default", "Default settings of each library"), ("float32", "float32, the same threads")):
+        rows = [
+            [
+                row["name"], row["precision"], row["batch"], f"{1e3 * row['latency']:.1f}", f"{1e3 * row['p95']:.1f}",
+                f"{row['images_per_second']:.1f}", f"{row['memory'] / 1e6:.0f}",
+                "" if row["top1"] is None else f"{row['top1']:.4f}",
+            ]
+            for row in result["rows"] if row["settings"] == settings
+        ]  # fmt: skip
+        blocks.append(f"{title}:\n\n{table(header, rows)}")
+    blocks.append("\n".join(
+        f"- Batch {row['batch']}: {row['name']} is **{row['ratio']:.2f}** times as fast as the fastest peer with "
+        f"default settings, {row['peer']} ({row['low']:.2f} to {row['high']:.2f} over the rounds)."
+        for row in result["speedups"]
+    ))  # fmt: skip
+    cpu, size = result["cpu"], result["rows"][0]["size"]
+    threads = next((row["threads"] for row in result["rows"] if row["threads"]), 0)
+    limit = f", limited to {result['limit_isa'].upper()} except in ONNX Runtime and ncnn" if result["limit_isa"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    blocks.append(
+        f"{size} px; {cpu['model']}, {plural(cpu['cores'], 'core')}, with {', '.join(cpu['features'])}{limit}; float32 "
+        f"with {plural(threads, 'thread')}; {result['rounds']} rounds of {result['seconds'] / result['rounds']:g} s, "
+        f"each target in its own process; accuracy on {result['images']:,} test images; "
+        f"torch {result['torch']}, {versions}."
     )
+    return "\n\n".join(blocks)
 
 
 def export_parity(result: Result) -> str:

@@ -14,9 +14,25 @@ def serving(result: Result) -> str:
     return (
         f"`{result['model']}` at {result['size']} px, {result['connections']} connections, batches of up to "
         f"{result['batch']}, {plural(result['threads'], 'thread')}: **{result['images_per_second']} images/s**; "
-        f"the engine alone, before and after: {engine}; ratio {result['ratio']}. Resident memory during the load: "
+        f"the fastest engine alone in batches, before and after: {engine}; ratio **{result['ratio']}**. The unfolded "
+        f"network in eager PyTorch, served: {result['eager_images_per_second']} images/s, a factor of "
+        f"**{result['eager_factor']}**. Resident memory during the load: "
         f"{', '.join(map(str, result['memory_mb']))} MB. Exit code after SIGTERM: {result['exit_code']}.\n\n"
         + table(["load", "seconds", "responses", "wrong", "lost"], rows)
+    )
+
+
+def hostile_server(result: Result) -> str:
+    """Format the responses to each kind of request, the memory and the health checks."""
+    rows: list[list[object]] = [
+        [name, ", ".join(f"{count:,} x {status}" for status, count in sorted(by_status.items()))]
+        for name, by_status in result["statuses"].items()
+    ]
+    return (
+        f"{table(['requests', 'responses'], rows)}\n\n{result['seconds']} s; status 500 or more, except 503: "
+        f"**{result['server_errors']}**. Peak memory {result['peak_mb']} MB, idle {result['idle_mb']} MB, budget "
+        f"{result['budget_mb']} MB: above both {result['above_budget_mb']} MB. {result['health_checks']:,} health "
+        f"checks: 99 % within {result['health_p99_ms']} ms, at most {result['health_max_ms']} ms."
     )
 
 

@@ -9,6 +9,11 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+# Features that decide which engine is the fastest, by name, with the flags of Linux.
+CPU_FEATURES = {
+    "AVX2": "avx2", "AVX-512": "avx512f", "AVX-512 VNNI": "avx512_vnni", "AVX-VNNI": "avx_vnni",
+    "bfloat16": "avx512_bf16", "AMX": "amx_tile", "Neon": "asimd",
+}  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,6 +51,24 @@ def cpu_description() -> str:
     parts = [platform.machine(), platform.processor(), str(os.cpu_count()), *details]
     limits = (os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS"))
     return "\n".join([*parts, *limits])
+
+
+def cpu_features() -> dict[str, object]:
+    """Return the processor's `model`, number of `cores`, and which of `CPU_FEATURES` it has."""
+    lines = [line.partition(":") for line in cpu_description().splitlines()]
+    details = {key.strip(): value.strip() for key, colon, value in lines if colon}
+    flags = details.get("flags", details.get("Features", "")).split()
+    features = [name for name, flag in CPU_FEATURES.items() if flag in flags]
+    return {"model": details.get("model name", platform.machine()), "cores": os.cpu_count(), "features": features}
+
+
+def limit_isa(name: str) -> None:
+    """Limit PyTorch, oneDNN, OpenVINO and MKL to the instructions of AVX2, in this process and those that it starts.
+
+    Call it before the first computation. ONNX Runtime and ncnn have no such setting.
+    """
+    os.environ |= {"ONEDNN_MAX_CPU_ISA": name.upper(), "ATEN_CPU_CAPABILITY": name}
+    os.environ["MKL_ENABLE_INSTRUCTIONS"] = name.upper()
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -1,7 +1,12 @@
 """Ensembles in one file."""
 
+import itertools
+import re
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -11,9 +16,10 @@ from googlenet.config.schema import ModelConfig, Recipe
 from googlenet.data.dataset import Split
 from googlenet.data.preprocess import Preprocess
 from googlenet.errors import FailedError
+from googlenet.export.backends.onnxruntime import _strip_metadata
 from googlenet.export.engine import open_exported
 from googlenet.export.exporter import ExportData, ExportOptions, QuantizationConfig, export
-from googlenet.export.quantize import layer_of, quantizable_layers
+from googlenet.export.quantize import layer_of, node_pattern, quantizable_layers
 from googlenet.models.ensemble import Ensemble
 from googlenet.models.folding import fold
 
@@ -68,3 +74,22 @@ def test_ncnn_holds_one_network(ensemble: Checkpoint, pixels: torch.Tensor, tmp_
     with pytest.raises(FailedError, match="export a member"):
         export(ensemble, ExportData(pixels[:1]), tmp_path / "out", ["ncnn"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("num_members", [2, 3])
+def test_equal_weights_of_members_have_distinct_nodes(num_members: int) -> None:
+    """PyTorch's exporter writes equal weights once; ONNX Runtime opens no file with two nodes of one name."""
+    helper, weight = (
+        onnx.helper,
+        onnx.numpy_helper.from_array(np.ones((3, 3), np.float32), "networks.0.trunk.conv1.weight"),
+    )
+    values = [f"x{index}" for index in range(num_members + 1)]
+    nodes = [helper.make_node("MatMul", [before, weight.name], [after]) for before, after in itertools.pairwise(values)]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in (values[0], values[-1])]
+    graph = helper.make_graph(nodes, "graph", [ends[0]], [ends[1]], [weight])
+    model = _strip_metadata(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    assert {layer_of(node.name) for node in model.graph.node} == {"networks.0.conv1"}
+    assert all(re.match(node_pattern("networks.0.conv1"), node.name) for node in model.graph.node)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"x0": np.ones((1, 3), np.float32)})
+    assert output.tolist() == [[3.0**num_members] * 3]

@@ -3,20 +3,26 @@
 import asyncio
 import base64
 import io
+import logging
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from PIL import Image
+from starlette.exceptions import HTTPException
 
 from googlenet.benchmark.memory import rss_bytes
 from googlenet.serving import server as server_module
 from googlenet.serving.batching import MicroBatcher
+from googlenet.serving.middleware import MemoryPool
 from googlenet.serving.service import InferenceService
 from servers import RunningServer, fuzz_server, png, serve_in_thread
 
@@ -164,22 +170,14 @@ def resident_growth(server: RunningServer, send: Callable[[], httpx.Response]) -
     return send(), peak() - before
 
 
-HOSTILE_DATA = {
-    "one long text among many short ones": b'"' + b"x" * 4000 + b'"' + b',"a"' * 500_000,
-    "very long text": b'"' + b"x" * 1_900_000 + b'"' + b',"a"' * 500_000,
-    "empty lists": b"[]" + b",[]" * 1_200_000,
-    "nested lists": b"[[7],[7,7]],[[7]]" * 50_000,
-    "huge numbers": b"9" * 4000 + b",1e300" * 500_000,
-    "deep nesting": b"[" * 100_000 + b"]" * 100_000,
-}
+HOSTILE_DATA = fuzz_server().HOSTILE_TENSORS
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("data", HOSTILE_DATA)
 def test_memory_of_hostile_tensors(data: str, server: RunningServer, client: httpx.Client) -> None:
     """Values of unexpected types and sizes: a quick answer, and memory in proportion to the text."""
-    head = b'{"inputs": [{"name": "pixels", "shape": [1, 3, 40, 40], "datatype": "UINT8", "data": ['
-    content = head + HOSTILE_DATA[data] + b"]}]}"
+    content = fuzz_server().tensor_request(HOSTILE_DATA[data])
     response, growth = resident_growth(server, lambda: client.post("/v2/models/small/infer", content=content))
     assert response.status_code in (413, 422), response.text
     # `json_memory` reserves at most 14 bytes per byte, and 120 per list, of which 200,000 are allowed; the body is
@@ -283,3 +281,47 @@ def test_fuzzing(server: RunningServer, client: httpx.Client, small_run: Path) -
     assert responses["non-integer content length"] == "HTTP/1.1 400 "
     assert responses["body too large"].startswith("HTTP/1.1 413")
     assert client.post("/v1/predict", files={"image": png()}).json()["images"][0]["top"] == expected
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "application/json", "multipart/form-data; boundary=x"])
+def test_cut_connection_is_no_server_error(
+    content_type: str, small_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that disconnects while it sends is counted as such, without a traceback in the log."""
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: 900\r\n\r\n"
+    )
+    with serve_in_thread(small_run) as url, httpx.Client(base_url=url) as client:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head.encode() + b"--x\r\n")
+        deadline = time.monotonic() + 20
+        while 'status="499"' not in (metrics := client.get("/metrics").text) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert 'googlenet_requests_total{route="/v1/predict",status="499"} 1.0' in metrics
+    assert 'status="500"' not in metrics
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(("held", "requested"), [(80, 30), (100, 1)])
+def test_decoding_that_cannot_start_in_time_is_rejected(held: int, requested: int) -> None:
+    """With 503 and a time to retry, before the request itself times out; the others keep their turn."""
+
+    async def run() -> None:
+        pool = MemoryPool(100, timeout=0.05)
+        async with pool.hold(held):
+            with pytest.raises(HTTPException) as raised:
+                async with pool.hold(requested):
+                    pass
+            assert raised.value.status_code == 503 and raised.value.headers == {"Retry-After": "5"}
+            async with asyncio.timeout(5), pool.hold(100 - held):
+                pass
+        assert pool.free == 100
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("data", [b'"a",' * 3000 + b"1", b"{}," * 250_000 + b"1", b"[]," * 250_000 + b"1"])
+def test_tensors_of_texts_and_lists_are_not_parsed(data: bytes, client: httpx.Client) -> None:
+    response = client.post("/v2/models/small/infer", content=fuzz_server().tensor_request(data))
+    assert response.status_code == 422 and "too many lists or texts" in response.json()["error"]

@@ -19,7 +19,7 @@ def rss_bytes(pid: int | str = "self", peak: bool = False) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def reset_peak_rss() -> None:
-    """Reset the peak of the current process if the system supports it; imports have a high peak of their own."""
+def reset_peak_rss(pid: int | str = "self") -> None:
+    """Reset the peak of a process if the system supports it; imports have a high peak of their own."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -18,58 +18,56 @@ import torch
 from .memory import reset_peak_rss, rss_bytes
 
 Call = Callable[[], Any]
-# (size in pixels, batch) -> the call to measure.
-CallFactory = Callable[[int, int], Call]
+# (size in pixels, batch) -> the call to measure, and the precision in which it computes.
+CallFactory = Callable[[int, int], tuple[Call, str]]
 
 # Height and width of the matrices whose product measures the peak speed.
 MATMUL_SIZE = 2048
+PEER_ENGINES = ("torch", "torch compiled", "onnxruntime", "openvino")
 
 
-def exported(spec: Mapping[str, Any], threads: int) -> CallFactory:
-    """Return calls of an exported file, from uint8 pixels."""
+def open_predictor(spec: Mapping[str, Any], threads: int | None) -> Any:
+    """Open the predictor of a network of this package: ``path`` in ``engine``, with all cores by default."""
     from ..inference.loading import load_predictor
 
-    model = load_predictor(spec["folder"], spec["engine"], threads)
-    return _detector_calls(model.predictor) if model.task == "detection" else _predictor_calls(model.predictor)
+    return load_predictor(spec["path"], spec["engine"], threads).predictor
 
 
-def folded(spec: Mapping[str, Any], threads: int) -> CallFactory:
-    """Return calls of a checkpoint's folded network in PyTorch, from uint8 pixels."""
-    from ..checkpoint.format import read_checkpoint
-    from ..inference.folded import FoldedPredictor
+def model(spec: Mapping[str, Any], threads: int | None) -> CallFactory:
+    """Return calls of a network of this package, from uint8 pixels."""
+    predictor = open_predictor(spec, threads)
 
-    return _predictor_calls(FoldedPredictor(read_checkpoint(Path(spec["checkpoint"])), threads))
-
-
-def _detector_calls(detector: Any) -> CallFactory:
-    def make_call(size: int, batch: int) -> Call:
-        images = torch.randint(0, 256, (batch, detector.preprocess.channels, size, size), dtype=torch.uint8)
-        return lambda: detector.predict(list(images))
-
-    return make_call
-
-
-def _predictor_calls(predictor: Any) -> CallFactory:
-    def make_call(size: int, batch: int) -> Call:
+    def make_call(size: int, batch: int) -> tuple[Call, str]:
         images = torch.randint(0, 256, (batch, predictor.preprocess.channels, size, size), dtype=torch.uint8)
-        return lambda: predictor.predict(images)
+        # A detector takes images of any size.
+        inputs = images if hasattr(predictor, "min_size") else list(images)
+        return lambda: predictor.predict(inputs), f"{predictor.name} {predictor.precision}"
 
     return make_call
 
 
-def baseline(spec: Mapping[str, Any], threads: int) -> CallFactory:
-    """Return calls of a baseline in PyTorch, from normalized floats."""
-    torch.set_num_threads(threads)
-    predict = torch.inference_mode()(baseline_model(spec).forward)
+def peer(spec: Mapping[str, Any], threads: int | None) -> CallFactory:
+    """Return calls of a network of another library, from normalized floats.
 
-    def make_call(size: int, batch: int) -> Call:
+    Without `threads` everything has the default settings of the library; with it, the precision is float32.
+    """
+    if spec["engine"] in ("onnxruntime", "openvino"):
+        return {"onnxruntime": _onnxruntime_calls, "openvino": _openvino_calls}[spec["engine"]](spec, threads)
+    if threads:
+        torch.set_num_threads(threads)
+    network: Any = peer_model(spec)
+    if spec["engine"] == "torch compiled":
+        network = torch.compile(network)
+    predict = torch.inference_mode()(network)
+
+    def make_call(size: int, batch: int) -> tuple[Call, str]:
         x = torch.randn(batch, spec["channels"], size, size)
-        return lambda: predict(x)
+        return lambda: predict(x), "float32"
 
     return make_call
 
 
-def baseline_model(spec: Mapping[str, Any]) -> torch.nn.Module:
+def peer_model(spec: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network of torchvision or timm in evaluation mode, as those libraries document.
 
     `spec` has its `library`, `name`, `num_classes`, `channels`, and `weights`: a file, or None for initial weights.
@@ -92,37 +90,57 @@ def baseline_model(spec: Mapping[str, Any]) -> torch.nn.Module:
     return cast(torch.nn.Module, model.eval())
 
 
-def onnx_file(spec: Mapping[str, Any], threads: int) -> CallFactory:
-    """Return calls of a baseline's ONNX file in ONNX Runtime or OpenVINO, from normalized floats."""
+def _onnxruntime_calls(spec: Mapping[str, Any], threads: int | None) -> CallFactory:
+    import onnxruntime
 
-    def make_call(size: int, batch: int) -> Call:
-        path = Path(spec["folder"]) / f"{size}x{batch}.onnx"
-        x = np.random.default_rng(0).standard_normal((batch, spec["channels"], size, size), dtype=np.float32)
-        if spec["engine"] == "onnxruntime":
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads, options.log_severity_level = threads, 3
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            name = session.get_inputs()[0].name
-            return lambda: session.run(None, {name: x})
-        import openvino
-
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-        return lambda: request.infer([x], share_inputs=True)
+    def make_call(size: int, batch: int) -> tuple[Call, str]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(
+            _onnx_file(spec, size, batch), options, providers=["CPUExecutionProvider"]
+        )
+        name, x = session.get_inputs()[0].name, _random_input(spec, size, batch)
+        return lambda: session.run(None, {name: x}), "float32"
 
     return make_call
 
 
-def matmul(_: Mapping[str, Any], threads: int) -> CallFactory:
+def _openvino_calls(spec: Mapping[str, Any], threads: int | None) -> CallFactory:
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads} if threads else {}
+
+    def make_call(size: int, batch: int) -> tuple[Call, str]:
+        network = openvino.Core().compile_model(_onnx_file(spec, size, batch), "CPU", settings)
+        request, x = network.create_infer_request(), _random_input(spec, size, batch)
+        precision = network.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return lambda: request.infer([x], share_inputs=True), OPENVINO_TYPES.get(precision, precision)
+
+    return make_call
+
+
+OPENVINO_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+def _onnx_file(spec: Mapping[str, Any], size: int, batch: int) -> Path:
+    return Path(spec["folder"]) / f"{size}x{batch}.onnx"
+
+
+def _random_input(spec: Mapping[str, Any], size: int, batch: int) -> Any:
+    return np.random.default_rng(0).standard_normal((batch, spec["channels"], size, size), dtype=np.float32)
+
+
+def matmul(_: Mapping[str, Any], threads: int | None) -> CallFactory:
     """Return a float32 matrix product, whose speed is close to the processor's peak."""
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     left, right = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE)
-    return lambda size, batch: lambda: torch.mm(left, right)
+    return lambda size, batch: (lambda: torch.mm(left, right), "float32")
 
 
-CALL_FACTORIES = {kind.__name__: kind for kind in (exported, folded, baseline, onnx_file, matmul)}
+CALL_FACTORIES = {kind.__name__: kind for kind in (model, peer, matmul)}
 
 
 def time_calls(call: Call, min_seconds: float) -> list[float]:
@@ -144,14 +162,14 @@ def main() -> None:
         initial_rss = rss_bytes()
         start = time.perf_counter()
         make_call = CALL_FACTORIES[spec["kind"]](spec, spec["threads"])
-        calls, cold_start = {}, None
+        calls, precision, cold_start = {}, "", None
         for case in map(tuple, spec["cases"]):
-            calls[case] = make_call(*case)
+            calls[case], precision = make_call(*case)
             calls[case]()
             cold_start = cold_start or time.perf_counter() - start
         for call in calls.values():
             time_calls(call, 0.0)
-        print(json.dumps({"cold_start": cold_start}), file=replies, flush=True)
+        print(json.dumps({"cold_start": cold_start, "precision": precision}), file=replies, flush=True)
         for line in sys.stdin:
             request = json.loads(line)
             seconds = time_calls(calls[tuple(request["case"])], request["seconds"])

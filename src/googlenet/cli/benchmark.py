@@ -1,4 +1,4 @@
-"""``googlenet benchmark``: measure the inference speed of a network in each engine, and of baselines."""
+"""``googlenet benchmark``: measure the inference speed of a network in each engine, and of peers."""
 
 import argparse
 import os
@@ -6,8 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..export.backends import BACKENDS, engine_names
+from ..export.backends import engine_names
 from .common import int_list, make_parser, name_list, positive_int, print_result
+
+TIMM_MODELS = ["inception_v3", "inception_v4", "inception_resnet_v2"]
 
 if TYPE_CHECKING:
     from ..benchmark.runner import BenchmarkRow
@@ -21,20 +23,33 @@ def run(argv: list[str]) -> None:
 
     import torch
 
-    from ..benchmark.runner import format_rows, plot
+    from ..benchmark.runner import format_rows, plot, speedups
+    from ..devices import cpu_features, limit_isa
     from ..export.exporter import model_name
     from ..export.manifest import is_exported
-    from ..files import write_atomically
+    from ..files import package_version, write_atomically
 
+    if args.limit_isa:
+        limit_isa(args.limit_isa)
+    num_images = 0
     if is_exported(Path(args.target)):
         model, rows = _measure_folder(args)
     else:
         checkpoint, data = _load(args)
         model, rows = model_name(checkpoint), _measure(args, checkpoint, data)
-    document = {"model": model, "rounds": args.rounds, "seconds": args.seconds}
-    document |= {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+        num_images = 0 if data.test is None else len(data.test)
+    document = {"model": model, "rounds": args.rounds, "seconds": args.seconds, "images": num_images}
+    document |= {"cpu": cpu_features(), "limit_isa": args.limit_isa, "torch": torch.__version__}
+    packages = ("torchvision", "timm", "onnxruntime", "openvino", "ncnn")
+    document["versions"] = {name: version for name in packages if (version := package_version(name))}
     document["rows"] = [row._asdict() for row in rows]
-    lines = format_rows(rows)
+    ratios = speedups(rows)
+    document["speedups"] = [row._asdict() for row in ratios]
+    lines = format_rows(rows) + [
+        f"{row.size} px, batch {row.batch}: {row.name} is {row.ratio:.2f} times as fast as the fastest peer with "
+        f"default settings, {row.peer} ({row.low:.2f} to {row.high:.2f} over {args.rounds} rounds)"
+        for row in ratios
+    ]
     if args.out:
         write_atomically(Path(args.out), plot(rows, f"{args.target}: images per second"))
         lines.append(f"plot: {args.out}")
@@ -44,8 +59,9 @@ def run(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "benchmark",
-        "Measure a network in each engine: latency, images per second, cold start, memory; compare with\n"
-        "torchvision's GoogLeNet in PyTorch, ONNX Runtime and OpenVINO, and timm's Inception-v3.",
+        "Measure a network in each engine and precision: latency, images per second, cold start, memory, accuracy;\n"
+        "compare with torchvision's GoogLeNet and timm's networks in PyTorch (eager and compiled), ONNX Runtime and\n"
+        "OpenVINO, with the default settings of each, and in float32 with the same number of threads.",
         "googlenet benchmark googlenet_torchvision --batches 1,8 --threads 2",
     )
     add, engines = parser.add_argument, engine_names()
@@ -56,10 +72,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--int8", action="store_true", help="measure int8 files too (requires a run)")
     add("--sizes", type=int_list, metavar="A,B", help="in pixels (default: that of the network)")
     add("--batches", type=int_list, default=[1, 8], metavar="A,B", help="(default: 1,8)")
-    add("--threads", type=int_list, metavar="A,B", help="(default: all cores)")
+    add("--threads", type=int_list, metavar="A,B", help="of the comparison in float32 (default: all cores)")
     add("--seconds", type=float, default=4.0, help="seconds per measurement (default: 4)")
     add("--rounds", type=positive_int, default=4, help="number of turns to spread them over (default: 4)")
-    add("--no-baselines", action="store_true", help="measure the network only")
+    add("--no-peers", action="store_true", help="measure the network only")
+    add("--timm", type=name_list(TIMM_MODELS), default=TIMM_MODELS[:1], metavar="A,B",
+        help=f"{', '.join(TIMM_MODELS)} (default: {TIMM_MODELS[0]})")  # fmt: skip
+    add("--limit-isa", choices=["avx2"], help="use the instructions of older processors (not in ONNX Runtime and ncnn)")
     add("--max-images", type=positive_int, metavar="N", help="measure a run's accuracy on at most N images")
     add("--out", metavar="FILE", help="write a chart to this PNG file")
     args = parser.parse_args(argv)
@@ -122,22 +141,26 @@ def _load(args: argparse.Namespace) -> "tuple[Checkpoint, ExportData]":
 
 
 def _measure(args: argparse.Namespace, checkpoint: "Checkpoint", data: "ExportData") -> "list[BenchmarkRow]":
-    """Export the network and measure it, and the baselines."""
+    """Export the network and measure it, and the peers."""
     from ..benchmark.runner import measure
-    from ..benchmark.targets import baseline_targets, model_targets
+    from ..benchmark.targets import exported_formats, model_targets, peer_targets, with_accuracy, write_model
+    from ..data.dataset import Split
     from ..export.exporter import ExportOptions, QuantizationConfig, export
+    from ..models.registry import MODELS
 
     default_size = checkpoint.preprocess.size
     sizes = args.sizes or [default_size]
     cases = [(size, batch) for size in sizes for batch in args.batches]
-    # PyTorch runs the folded network directly.
-    formats = [name for name, backend in BACKENDS.items() if backend.engine in args.engines and name != "torch"]
     options = ExportOptions(int8=QuantizationConfig() if args.int8 else None)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        exported = export(checkpoint, data, work / "exported", formats or ["onnx"], options)
+        exported = export(checkpoint, data, work / "exported", exported_formats(args.engines), options)
         if not exported.manifest.dynamic_size and sizes != [default_size]:
             raise ValueError(f"this network is exported for {default_size} px only; omit --sizes")
-        targets = model_targets(checkpoint, exported, args.engines, sizes, work)
-        targets += [] if args.no_baselines else baseline_targets(checkpoint, cases, work)
+        path = write_model(checkpoint, work) if args.target in MODELS else args.target
+        targets = model_targets(checkpoint, exported, args.engines, sizes, path)
+        if isinstance(data.test, Split):
+            targets = with_accuracy(targets, data.test)
+        if not args.no_peers:
+            targets += peer_targets(checkpoint, cases, work, args.timm)
         return measure(targets, cases, args.threads or [os.cpu_count() or 1], args.seconds, args.rounds)

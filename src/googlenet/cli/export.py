@@ -24,7 +24,7 @@ def run(argv: list[str]) -> None:
     out, checkpoint = Path(args.out), load(args.run)
     int8 = {key: getattr(args, key) for key in QuantizationConfig._fields if getattr(args, key) is not None}
     config = QuantizationConfig(**int8) if args.int8 else None
-    options = ExportOptions(args.softmax, config, args.threads, args.sizes or ())
+    options = ExportOptions(args.softmax, config, args.threads, args.sizes or (), args.fixed_size)
     check_output_dir(out)
     try:
         check_capabilities(checkpoint, args.format, options)
@@ -48,6 +48,7 @@ def _parser() -> CommandParser:
     add("--format", required=True, type=name_list(list(BACKENDS)), metavar="A,B,...", help=", ".join(BACKENDS))
     add("--out", required=True, metavar="DIR", help="output folder; an older export is replaced")
     add("--softmax", action="store_true", help="output probabilities instead of logits")
+    add("--fixed-size", action="store_true", help="accept only images of the network's own size, not of any size")
     add("--int8", action="store_true",
         help=f"also quantize to 8-bit integers ({int8}): faster, slightly less accurate")  # fmt: skip
     add("--max-accuracy-drop", type=float, metavar="F",

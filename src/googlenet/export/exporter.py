@@ -62,15 +62,17 @@ class QuantizationConfig(NamedTuple):
 
 
 class ExportOptions(NamedTuple):
-    """`int8` (additional files), for classifiers `softmax` (appended), for detectors `sizes`.
+    """`int8` (additional files), for classifiers `softmax` (appended) and `fixed_size`, for detectors `sizes`.
 
     `threads` None: all cores. `sizes` are longer sides in pixels, default those of the recipe; the boxes are merged.
+    With `fixed_size` the files take images of the network's own size only.
     """
 
     softmax: bool = False
     int8: QuantizationConfig | None = None
     threads: int | None = None
     sizes: Sequence[int] = ()
+    fixed_size: bool = False
 
 
 class ExportResult(NamedTuple):
@@ -112,7 +114,7 @@ def export(
         spec = detector.exportable_detector(checkpoint, options.sizes)
     else:
         network = fold(checkpoint.model, checkpoint.preprocess, merge=False)
-        spec = ExportSpec(network, checkpoint.preprocess.size, options.softmax)
+        spec = ExportSpec(network, checkpoint.preprocess, checkpoint.classes, options.softmax, options.fixed_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary) / "new"
@@ -153,8 +155,8 @@ def check_capabilities(checkpoint: Checkpoint, formats: Sequence[str], options: 
     if checkpoint.recipe.task == "detection":
         if set(formats) - set(formats_with("detection")):
             raise ValueError(f"detectors are exported with --format {', '.join(formats_with('detection'))}")
-        if options.softmax:
-            raise ValueError("--softmax is an option of classifiers, and this network detects objects")
+        if options.softmax or options.fixed_size:
+            raise ValueError("--softmax and --fixed-size are options of classifiers, and this network detects objects")
     elif options.sizes:
         raise ValueError("--sizes is an option of detectors; an exported classifier takes images of any size")
     if options.int8 and not set(formats) & set(formats_with("int8")):

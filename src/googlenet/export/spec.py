@@ -1,13 +1,14 @@
 """A classifier prepared for export, independent of the file format."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 
+from ..data.preprocess import Preprocess
 from ..models.folding import FoldedEnsemble, FoldedNetwork
 from .manifest import OutputKind
 
@@ -33,16 +34,23 @@ class _ExportedModule(nn.Module):
 
 
 class ExportSpec(NamedTuple):
-    """A folded network, the default height and width of its images in pixels, and whether to append softmax."""
+    """A folded network, its preprocessing and classes, and the options of `ExportOptions`."""
 
     network: FoldedNetwork | FoldedEnsemble
-    size: int
-    softmax: bool
+    preprocess: Preprocess
+    classes: Sequence[str] = ()
+    softmax: bool = False
+    fixed_size: bool = False
+
+    @property
+    def size(self) -> int:
+        """The default height and width in pixels."""
+        return self.preprocess.size
 
     @property
     def dynamic_size(self) -> bool:
         """Whether height and width are free: grids of several cells fix the size."""
-        return self.network.spp_levels == (1,)
+        return not self.fixed_size and self.network.spp_levels == (1,)
 
     @property
     def min_size(self) -> int:

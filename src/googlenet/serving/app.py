@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from ..export.manifest import is_exported
@@ -89,6 +90,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         text = "Input should be an object" if first["type"] == "model_type" else first["msg"]
         message = f"{field}: {text}" if field else text
         return error_response(422, message, path=request.url.path)
+
+    @app.exception_handler(ClientDisconnect)
+    async def disconnected(request: Request, error: ClientDisconnect) -> JSONResponse:
+        # Nobody receives this; 499 is what proxies count in this case. It is no error of the server.
+        return error_response(499, "the client closed the connection", path=request.url.path)
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> JSONResponse:

@@ -79,22 +79,34 @@ class Reservation:
 
 
 class MemoryPool:
-    """Bytes that tasks hold for a short time. Others wait for their turn, in order. Used from the event loop only."""
+    """Bytes that tasks hold for a short time. Others wait for their turn, in order, for at most `timeout` seconds.
 
-    def __init__(self, capacity: int):
+    Used from the event loop only.
+    """
+
+    def __init__(self, capacity: int, timeout: float):
         self.capacity = self.free = capacity
+        self.timeout = timeout
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes in the ``async with`` block. HTTPException (413) if that is more than all."""
+        """Hold `size` bytes in the ``async with`` block.
+
+        Raises HTTPException: 413 if that is more than all, 503 if the others do not free them in time.
+        """
         if size > self.capacity:
             raise HTTPException(413, f"decoding the image needs {size / 1e6:.0f} MB of memory; resize it first")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
         self._admit()
         try:
-            await turn
+            try:
+                async with asyncio.timeout(self.timeout):
+                    await turn
+            except TimeoutError:
+                message = "the server is busy with large images; retry later"
+                raise HTTPException(503, message, {"Retry-After": "5"}) from None
             yield
         finally:
             if turn.done() and not turn.cancelled():
@@ -176,6 +188,8 @@ class _RequestGuard:
             raise HTTPException(401, "API key required: send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
         if self.complete:
             return
+        if (encoding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            raise HTTPException(415, f"Content-Encoding {encoding[:40]} is not supported; send the body uncompressed")
         length = headers.get("content-length", "0")
         size = int(length) if length.isdecimal() and len(length) < 20 else 0
         self.check_size(size)

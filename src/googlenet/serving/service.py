@@ -34,7 +34,7 @@ class InferenceService:
     def __init__(self, models: ModelRepository, limits: Limits, metrics: Metrics, threads: int):
         self.models, self.limits, self.metrics = models, limits, metrics
         self.budget = ResourceBudget(limits.max_queue, limits.max_memory // 2)
-        self.decode_memory = MemoryPool(limits.max_memory // 2)
+        self.decode_memory = MemoryPool(limits.max_memory // 2, limits.timeout / 2)
         self.batcher = MicroBatcher(
             limits.max_batch_delay_ms / 1000, lambda: torch.set_num_threads(threads), metrics.batch_size.observe
         )

@@ -28,6 +28,8 @@ OUTPUTS: tuple[str, ...] = ("logits", "probabilities")
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON in front of the binary data
 # More than the rows of a batch of the largest images. Parsing as many lists stays below a tenth of a second.
 MAX_JSON_LISTS = 200_000
+# The names of a request have tens; the pixels have none.
+MAX_JSON_QUOTES = 2000
 MODEL_NAME: Any = Path(description="Name of a model")
 
 
@@ -37,8 +39,8 @@ class InputParameters(BaseModel, strict=True):
     binary_data_size: Annotated[int | None, Field(ge=0)] = None
 
 
-class OutputParameters(BaseModel, strict=True):
-    """Whether an output is returned as binary data."""
+class OutputParameters(BaseModel, strict=True, extra="forbid"):
+    """Whether an output is returned as binary data. Other extensions would change the output, and are rejected."""
 
     binary_data: bool | None = None
 
@@ -157,8 +159,8 @@ def _add_model_routes(router: APIRouter, path: str, service: InferenceService) -
         if len(header) > service.limits.max_json_bytes:
             limit = service.limits.max_json_bytes
             raise HTTPException(413, f"the JSON is larger than {limit:,} bytes; send the tensor as binary data")
-        if header.count(b"[") + header.count(b"{") > MAX_JSON_LISTS:
-            raise HTTPException(422, "data: too many lists; send a flat list or binary data")
+        if header.count(b"[") + header.count(b"{") > MAX_JSON_LISTS or header.count(b'"') > MAX_JSON_QUOTES:
+            raise HTTPException(422, "data: too many lists or texts; send a flat list of integers or binary data")
         request.state.reservation.reserve(memory=json_memory(header))
         parsed = await service.run_in_pool(parse_infer_request, header, binary, model, service)
         request.state.reservation.reserve(images=len(parsed.pixels) - 1, memory=parsed.pixels.numel())

@@ -91,7 +91,10 @@ def write(spec: ExportSpec, folder: Path) -> list[str]:
 
 
 def _strip_metadata(model: Any) -> Any:
-    """Remove the exporter's metadata, which contains local file names, and name the nodes after the layers."""
+    """Remove the exporter's metadata, which contains local file names, and name the nodes after the layers.
+
+    The exporter writes equal weights of several layers, such as those of an ensemble's members, only once.
+    """
     graph, names = model.graph, set[str]()
     for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")

@@ -6,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,25 +38,42 @@ def run(images: np.ndarray) -> list[np.ndarray]:
 
 def write(spec: ExportSpec, folder: Path) -> list[str]:
     """Write ``model.xml`` and ``model.bin``, weights in float32."""
-    return _convert(folder, lambda: onnxruntime.write(spec, folder))
+    return _convert(folder, lambda: onnxruntime.write(spec, folder), model_info(spec))
 
 
 def write_detector(detector: "ExportableDetector", folder: Path) -> list[str]:
     """Write ``model.xml`` and ``model.bin``, with the inputs and outputs of the ONNX file."""
-    return _convert(folder, lambda: onnxruntime.write_detector(detector, folder))
+    return _convert(folder, lambda: onnxruntime.write_detector(detector, folder), {})
 
 
-def _convert(folder: Path, write_onnx: Callable[[], object]) -> list[str]:
+def _convert(folder: Path, write_onnx: Callable[[], object], info: Mapping[str, str]) -> list[str]:
     openvino = import_optional("openvino", "onnx", "onnxscript")
     onnx_file = folder / "model.onnx"
     temporary = not onnx_file.exists()
     if temporary:
         write_onnx()
     model = openvino.Core().read_model(onnx_file)
+    if info:
+        model.get_parameters()[0].set_layout(openvino.Layout("NCHW"))
+    for key, value in info.items():
+        model.set_rt_info(value, ["model_info", key])
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     if temporary:
         onnx_file.unlink()
     return ["model.xml", "model.bin"]
+
+
+def model_info(spec: ExportSpec) -> dict[str, str]:
+    """Return what OpenVINO Model API needs to classify an image that OpenCV reads, which has the order BGR.
+
+    It resizes for files of a fixed size only, and separates labels by spaces.
+    """
+    return {
+        "model_type": "Classification",
+        "labels": " ".join("_".join(label.split()) or "_" for label in spec.classes),
+        "resize_type": "crop" if spec.preprocess.crop_mode == "center" else "standard",
+        "reverse_input_channels": str(spec.preprocess.channels == 3),
+    }
 
 
 def precisions() -> list[str]:
