@@ -369,7 +369,7 @@ def main() -> None:
         seconds = time.monotonic() - start
         after = rss_bytes(server.pid) / 1e6
         responses = malformed_http(url)
-        slow = raw_exchange(url, [b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n", *[b"X: y\r\n"] * 12], 1.0)
+        slow = raw_exchange(url, [b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n", *[b"X: y\r\n"] * 12], 1.0)
         generated = run_schemathesis(url, args.examples)
         healthy = httpx.get(f"{url}/healthz").status_code == 200
     finally:

@@ -231,7 +231,7 @@ def run_load(
 
 async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, image: bytes) -> tuple[int, bool, bytes]:
     """Send one request; return status, whether the connection stays open, and body."""
-    head = f"POST /v1/predict?top={TOP_K} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+    head = f"POST /v1/predict?top={TOP_K} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
     writer.write(f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image)
     lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
     headers = dict(line.split(b": ", 1) for line in lines[1:] if line)
@@ -300,6 +300,8 @@ def main() -> None:
     print(f"engine: {engine[0]:.1f} images/s", file=sys.stderr)
     steady, memory = measure_steady_load(setup, args.seconds)
     print(f"server: {steady.rate:.1f} images/s", file=sys.stderr)
+    if not steady.statuses[200]:
+        raise SystemExit(f"no request succeeded: {dict(steady.statuses)}, {steady.lost[:2]}")
     engine.append(measure_engine(setup, args.seconds / 2))
     short = max(10.0, args.seconds / 4)
     with run_server(setup, eager=True) as (url, _):
