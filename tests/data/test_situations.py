@@ -142,12 +142,13 @@ def test_folders_beyond_the_recursion_limit_are_named(depth: int, tmp_path: Path
                 Path("deep.png").write_bytes(png())
             os.mkdir("d")
             os.chdir("d")
+        os.chdir(current)
+        data = load(root)
     finally:
         os.chdir(current)
-    data = load(root)
+        remove_chain(tmp_path / "data" / "cat", depth)
     assert data.accounting.used["file"] == 5
     assert any(f"1 folder excluded: more than {MAX_DEPTH} folders deep" in line for line in data.skipped)
-    remove_chain(tmp_path / "data" / "cat", depth)
 
 
 def remove_chain(folder: Path, depth: int) -> None:

@@ -6,6 +6,7 @@ GPU.
 """
 
 import datetime
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +40,10 @@ def is_distributed_launch() -> bool:
 def is_restart() -> bool:
     """Return whether the launcher restarted the run after one of its processes died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+# Every process opens the same groups, in the same order.
+_group_numbers = itertools.count()
 
 
 def is_main_process() -> bool:
@@ -90,9 +95,11 @@ def _init_process_group(device: torch.device) -> None:
     store, process_rank, num_processes = next(rendezvous("env://"))
     # On one machine torchrun keeps its store across a restart, with the addresses of dead processes in it. On several
     # machines the restart count differs between them, and torchrun has an option of its own: docs/distributed.md.
+    # A second run in the same program opens a second group, whose addresses must not be those of the first.
+    prefix = f"group {next(_group_numbers)}"
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"start {restarts}", store)  # type: ignore[attr-defined]
+        prefix += f", start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     # NCCL exchanges the GPUs' gradients; gloo the control messages of the CPUs.
     backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backends, timeout=TIMEOUT, store=store, rank=process_rank, world_size=num_processes)
