@@ -4,6 +4,7 @@ The tests of single modules run with the kernels compiled for each instruction s
 """
 
 import copy
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -345,6 +346,9 @@ def test_the_error_of_the_compiler_is_logged_once(
     monkeypatch.delenv(build.ENV_VARIABLE, raising=False)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Libraries that other tests use change the levels of all loggers, or switch them off.
+    caplog.set_level(logging.WARNING, "googlenet.kernels")
+    monkeypatch.setattr(logging.getLogger("googlenet.kernels"), "disabled", False)
     for _ in range(3):
         assert not kernels.enable_cpu_kernels(ConvNormAct(1, Conv(1), "batch"))
     (record,) = caplog.records

@@ -57,7 +57,7 @@ class Accounting:
         if self.strict:
             raise ImageError(message if message.startswith(name) else f"{name}: {message}")
         text = message.removeprefix(f"{name}: ")
-        if match := re.fullmatch(r"(damaged image) \((.*)\)|(?s:(\d+x\d+) (pixels are more than .*))", text):
+        if match := re.fullmatch(r"(damaged image) \((.*)\)|(?s:(\d+x\d+|its) (pixels are more than .*))", text):
             reason, detail = match[1] or match[4], match[2] or match[3]
             self.exclude(kind, reason, f"{name}: {detail}")
         else:

@@ -188,7 +188,7 @@ def image_error(error: Exception, label: str, max_pixels: int = MAX_PIXELS, head
         FileNotFoundError: "no such file",
         IsADirectoryError: "a folder without images",
         PermissionError: "permission denied",
-        Image.DecompressionBombError: f"pixels are more than the {max_pixels:,} allowed; resize it first",
+        Image.DecompressionBombError: f"its pixels are more than the {max_pixels:,} allowed; resize it first",
         UnidentifiedImageError: describe_placeholder(head)
         or (HEIF_ADVICE if HEIF_HEADER.match(head) else "not an image in a format that Pillow reads"),
     }

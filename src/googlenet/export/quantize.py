@@ -146,7 +146,7 @@ def layer_of(node: str) -> str:
 
     For an ensemble with the member's index: "networks.0.trunk.conv1" -> "networks.0.conv1".
     """
-    match = re.match(r"(networks\.\d+\.)?(?:trunk\.)?([^.]*)", node)
+    match = re.match(r"(networks\.\d+\.)?(?:trunk\.)?([^./]*)", node)
     assert match
     return (match[1] or "") + match[2]
 
