@@ -120,6 +120,7 @@ def test_the_digest_of_data_is_that_of_its_json(content: object) -> None:
     assert data_digest(content, "x") == hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_engines_without_a_cache(unwritable: str) -> None:
     """An export, which is written to the cache, works without one."""
     from googlenet.checkpoint.format import Checkpoint

@@ -128,6 +128,7 @@ def test_writing_names_what_is_not_written(tmp_path: Path, capsys: pytest.Captur
     assert not data.accounting.num_excluded("file")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_shards_has_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "p", {"train": 10, "val": 2})
     write_shards(tmp_path / "p", tmp_path / "s", per_shard=7)

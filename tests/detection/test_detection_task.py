@@ -178,6 +178,7 @@ def test_invalid_arguments_get_one_line(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_init_from_a_classifier_and_from_a_detector(smoke_run: Path, scenes_run: Path, tmp_path: Path) -> None:
     """A classifier initializes the backbone, a detector with the same classes everything. The learning rate is tiny."""
     options = ["--model.name=null", "--model.width_mult=null", "--epochs=0.2", "--optimizer.weight_decay=0"]

@@ -55,6 +55,7 @@ def test_metrics_and_report(run: Path) -> None:
     assert "AP50" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_weights(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = RCNNTask.batch
 

@@ -24,6 +24,7 @@ from googlenet.inference import engine_selection
 from googlenet.inference.loading import load_predictor
 
 
+@pytest.mark.slow
 def test_float32_files_equal_pytorch(detector_run: Path, detector_data: ExportData, exported_detector: Path) -> None:
     checkpoint = googlenet.load(detector_run)
     reference = DetectorPredictor(checkpoint.model, checkpoint.preprocess, checkpoint.classes)
@@ -36,6 +37,7 @@ def test_float32_files_equal_pytorch(detector_run: Path, detector_data: ExportDa
     assert {row["engine"] for row in report["rows"]} == {"onnxruntime", "openvino"}
 
 
+@pytest.mark.slow
 def test_the_manifest_has_ap_checksums_and_sizes(
     detector_run: Path, detector_data: ExportData, exported_detector: Path
 ) -> None:
@@ -60,6 +62,7 @@ def test_the_manifest_has_ap_checksums_and_sizes(
         assert drop == pytest.approx(manifest.accuracy["float32"]["ap"] - metrics["ap"])
 
 
+@pytest.mark.slow
 def test_int8_ends_before_the_last_convolutions(exported_detector: Path) -> None:
     graph = onnx.load(exported_detector / "model.int8.onnx").graph
     producer = {output: node for node in graph.node for output in node.output}
@@ -75,6 +78,7 @@ def test_int8_ends_before_the_last_convolutions(exported_detector: Path) -> None
     assert size < 0.7 * (exported_detector / "model.bin").stat().st_size
 
 
+@pytest.mark.slow
 def test_precisions(detector_run: Path, exported_detector: Path) -> None:
     """Scores differ a little from float32 in bfloat16 and int8; each engine says what it computes in."""
     checkpoint = googlenet.load(detector_run)
@@ -136,6 +140,7 @@ def test_int8_that_loses_too_much_is_refused(
         export(checkpoint, empty, tmp_path / "out", [engine], ExportOptions(int8=QuantizationConfig(0.5, 2)))
 
 
+@pytest.mark.slow
 def test_auto_is_the_fastest_in_float32(exported_detector: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     for fastest in ("onnxruntime", "openvino"):
         monkeypatch.setattr(
@@ -154,6 +159,7 @@ def test_auto_is_the_fastest_in_float32(exported_detector: Path, monkeypatch: py
         load_predictor(str(exported_detector), "auto:float16")
 
 
+@pytest.mark.slow
 def test_commands(exported_detector: Path, detector_run: Path, tmp_path: Path) -> None:
     from PIL import Image
 

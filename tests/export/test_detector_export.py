@@ -28,6 +28,7 @@ from googlenet.inference.loading import load_predictor
 from servers import command_without_packages
 
 
+@pytest.mark.slow
 def test_a_folder_that_does_not_need_this_package(scenes_run: Path, tmp_path: Path, fashion_mnist_folder: Path) -> None:
     out = tmp_path / "exported"
     document = command("export", scenes_run, "--format", "onnx", "--max-images", "3", "--out", out, "--json").json

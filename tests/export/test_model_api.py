@@ -18,6 +18,7 @@ model_api = pytest.importorskip("model_api.models", reason="pip install --no-dep
 CLASSES = ("ankle boot", "T-shirt/top", "", "fish")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop_mode", ["center", pytest.param("squash", marks=pytest.mark.slow)])
 def test_same_top_class(crop_mode: CropMode, tmp_path: Path) -> None:
     """It reads the labels, the crop and the order of the channels from the file: images come from OpenCV, in BGR."""

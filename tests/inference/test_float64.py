@@ -41,7 +41,7 @@ def test_the_device_has_no_float64() -> None:
         "--tta-shift 2 --tta-flip",
         "--sizes 16,20",
         "--size 20 --calibrate --split test",
-        "--sizes 16,20 --tta-shift 1 --calibrate --split test",
+        pytest.param("--sizes 16,20 --tta-shift 1 --calibrate --split test", marks=pytest.mark.slow),
         "--crops 1,10",
         "--crops 144 --max-images 4",
         "--ensemble RUN",
@@ -70,7 +70,7 @@ def test_predict(arguments: str, smoke_run: Path, tmp_path: Path) -> None:
     assert len(done.json) == 3
 
 
-FAST_ANALYSES = ("cam", "gradcam")
+FAST_ANALYSES = ("cam",)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def batches(data: Dataset, size: int, batch_size: int) -> list[tuple[Tensor, Ten
     return [(F.interpolate(pixels[rows], (size, size), mode="bilinear"), data.train.labels[rows]) for rows in steps]
 
 
-# One network with batch normalization, and one with branches from tables.
-NAMES = mark_slow_models(googlenet.list_models(), ("googlenet_bn", "bn_inception"))
+# One network with batch normalization; all others are slow tests.
+NAMES = mark_slow_models(googlenet.list_models(), ("googlenet_bn",))
 
 
 @pytest.mark.accuracy

@@ -68,6 +68,7 @@ def test_served(engine: str | None, ensemble: Path) -> None:
         assert model["supports_explain"] is False and model["classes"] == list(CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", ["member-1", "member-2"])
 def test_reloaded(member: str, tmp_path: Path) -> None:
     """A new file of any member is a new version."""

@@ -104,6 +104,7 @@ def test_several_processes_train_the_weights_of_one(processes: int, model: list[
         assert entries[1][0][name] == pytest.approx(entries[0][0][name], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_synchronized_batchnorm_equals_the_full_batch() -> None:
     """Outputs, gradients and running statistics, for slices of several sizes, including empty ones."""
     wait_for(torchrun(3, str(Path(__file__).with_name("sync_batchnorm_worker.py"))))

@@ -115,6 +115,7 @@ def test_interrupted_ensemble_resumes(
         assert all(torch.equal(a, b) for a, b in zip(here.parameters(), there.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_with_the_folder(pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "shoe.png"
     pixels = load_dataset("fashion-mnist", LoadOptions(max_samples=5)).test.images[0, 0]

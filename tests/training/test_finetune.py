@@ -268,6 +268,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_folder: Path)
     return root
 
 
+@pytest.mark.slow
 def test_interrupted_fine_tuning_ends_with_the_same_best_weights(
     photos: Path, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("options", mark_slow_models(RESUMED, ("timm, accumulation", "muon, early stopping")))
+@pytest.mark.parametrize("options", mark_slow_models(RESUMED, ("timm, accumulation",)))
 @pytest.mark.parametrize("point", ["5:during", pytest.param("3:step", marks=pytest.mark.slow)])
 def test_every_option_resumes_to_the_same_weights(
     point: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,7 @@ def test_precision_is_resolved_or_rejected(monkeypatch: pytest.MonkeyPatch, tmp_
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_accumulated_gradients_equal_one_batch(accumulate: int, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_min_steps_adds_epochs() -> None:
     assert build_step_schedule(recipe("random", epochs=3, min_steps=5), 40).epochs == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [pytest.param("random", marks=pytest.mark.slow), "progressive_random"])
 def test_interrupted_multi_size_run_ends_with_the_same_weights(
     schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
