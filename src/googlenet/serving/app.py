@@ -93,7 +93,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def disconnected(request: Request, error: ClientDisconnect) -> JSONResponse:
-        # Nobody receives this; 499 is what proxies count in this case. It is no error of the server.
+        # No client receives this; 499 is what proxies count in this case. It is no error of the server.
         return error_response(499, "the client closed the connection", path=request.url.path)
 
     @app.exception_handler(Exception)
