@@ -1,7 +1,7 @@
 """Atomic replacement of files and folders, text files of any common encoding, the cache, package versions."""
 
-import codecs
 import errno
+import json
 import os
 import re
 import secrets
@@ -9,12 +9,13 @@ import shutil
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 if sys.platform != "win32":
     import fcntl
@@ -22,10 +23,6 @@ if sys.platform != "win32":
 # A cache entry that was used within this time is not deleted: a process may be about to open it.
 CACHE_GRACE_S = 3600.0
 CACHE_MAX_AGE_S = 90 * 24 * 3600.0
-ENCODINGS = {
-    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
 # What is stored instead of a file that was not downloaded, by its first bytes.
 PLACEHOLDERS = (
     (rb"$", "damaged (an empty file): copy or download it again"),
@@ -136,7 +133,7 @@ def mark_used(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    r"""Read a UTF-8 file, or a UTF-16 or UTF-32 file with a byte order mark; line ends become ``\n``.
+    r"""Read a file in UTF-8, UTF-16 or UTF-32; line ends become ``\n``.
 
     Raises ValueError with the file, and the line of an invalid byte.
     """
@@ -150,8 +147,13 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes) -> str:
-    """Decode UTF-8, or the encoding of the byte order mark, which is removed; UnicodeDecodeError for invalid bytes."""
-    return data.decode(next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), "utf-8"))
+    """Decode UTF-8, UTF-16 or UTF-32, and remove the byte order mark; UnicodeDecodeError for invalid bytes."""
+    return data.decode(json.detect_encoding(data))
+
+
+def clean_name(value: Any) -> str:
+    """Return a name in Unicode's composed form (NFC), without spaces around it: macOS decomposes file names."""
+    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def package_version(package: str) -> str | None:

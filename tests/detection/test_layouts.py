@@ -3,16 +3,20 @@
 import json
 import os
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from googlenet.config.schema import DataConfig, Recipe
 from googlenet.detection.data.dataset import DetectionDataset, load_detection_dataset
 from googlenet.detection.data.fields import parse_flag, parse_id, parse_int, parse_xml
 from googlenet.detection.data.layout import split_of
+from googlenet.detection.task import check_recipe
 
 BOX = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
 
@@ -72,7 +76,7 @@ def test_coco_layouts(json_path: str, image_path: str, file_name: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("validation", "test"), [("valid", "test"), ("Val", "Testing"), ("validation", "TEST"), ("dev", "test")]
+    ("validation", "test"), [("valid", "test"), ("Val", "Testing"), ("validation", "TEST"), ("dev", "eval")]
 )
 def test_split_names(validation: str, test: str, tmp_path: Path) -> None:
     for name in ("train", validation, test):
@@ -307,3 +311,35 @@ def test_exif_rotation_without_an_annotated_size(tmp_path: Path) -> None:
     (sample,) = load_detection_dataset(f"yolo:{tmp_path}").train
     assert (sample.height, sample.width) == (40, 20)
     torch.testing.assert_close(sample.boxes, torch.tensor([[5.0, 15.0, 15.0, 25.0]]))
+
+
+def broken_exif(kind: str) -> dict[str, Any]:
+    """Return options of Pillow that write metadata which Pillow cannot read."""
+    info = PngInfo()
+    if kind == "profile":
+        info.add_text("Raw profile type exif", "\nexif\n  9\nzz", zip=True)
+    return {"pnginfo": info, "exif": b"garbage"} if kind == "chunk" else {"pnginfo": info}
+
+
+@pytest.mark.parametrize("kind", ["chunk", "profile"])
+def test_damaged_exif_excludes_no_image(kind: str, tmp_path: Path) -> None:
+    """The pixels are intact, with a size in the annotation (COCO) and without one (YOLO)."""
+    Image.new("L", (40, 30), 90).save(tmp_path / "1.png", **broken_exif(kind))
+    coco(tmp_path / "a.json", "1.png")
+    (tmp_path / "classes.txt").write_text("x")
+    (tmp_path / "1.txt").write_text("0 0.5 0.5 0.5 0.25")
+    for source in (f"coco:{tmp_path / 'a.json'}", f"yolo:{tmp_path}"):
+        data = load_detection_dataset(source)
+        assert sizes(data)[0] == 1 and not data.accounting.num_excluded("image"), source
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", "png"), ("F", "tif")])
+def test_deep_images_are_noted(mode: str, suffix: str, tmp_path: Path) -> None:
+    """A detector scales each deep image by its own range, which is said; the recipe's range is refused."""
+    coco(tmp_path / "a.json", f"1.{suffix}")
+    Image.new(mode, (40, 30), 9).save(tmp_path / f"1.{suffix}")
+    data = load_detection_dataset(f"coco:{tmp_path / 'a.json'}")
+    assert any("1 image of more than 8 bits, scaled by its own range" in line for line in data.skipped)
+    recipe = replace(Recipe(task="detection"), data=DataConfig(max_value=4095))
+    with pytest.raises(ValueError, match=r"data\.max_value, crop_pct and interpolation are for classification"):
+        check_recipe(recipe, data)

@@ -17,6 +17,7 @@ from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import load_dataset
 from googlenet.devices import cpu_description
 from googlenet.evaluation.predictor import Predictor
+from googlenet.export.backends import openvino
 from googlenet.export.engine import open_exported, supported_precisions
 from googlenet.inference import engine_selection
 from googlenet.inference.engine_selection import (
@@ -230,3 +231,44 @@ def test_a_run_has_calibration_images(smoke_run: Path, cache: Path) -> None:
     validation = load_dataset("fashion-mnist", LoadOptions(validation=5000)).validation
     first = predictor.preprocess.resize(validation.images[:1], 16).round()
     assert torch.equal(calibration.images[:1].float(), first)
+
+
+@pytest.mark.usefixtures("cache")
+def test_measuring_keeps_the_number_of_threads(
+    calibration: Path, speeds: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch's candidates set the threads of the process, but the chosen engine is another; the choice is told."""
+    speeds |= {"x:float32": 1.0, "torch:float32": 2.0}
+
+    def open_torch() -> Predictor:
+        torch.set_num_threads(3)
+        return FakePredictor("torch:float32")
+
+    engines: dict[str, Callable[[], Predictor]] = {"torch:float32": open_torch, **candidates(x_float32=1.0)}
+    before = torch.get_num_threads()
+    try:
+        assert select_fastest(engines, "auto", calibration, ["threads"]).name == "x"
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
+    assert "engine: x:float32, the fastest of 2" in capsys.readouterr().err
+
+
+def test_static_shapes_are_bounded() -> None:
+    """OpenVINO compiles a shape that is requested often; of many shapes, the last ones are kept."""
+    compiled: list[tuple[int, ...]] = []
+
+    def compile_static(shape: tuple[int, ...]) -> str:
+        compiled.append(shape)
+        return f"static {shape}"
+
+    models = openvino._StaticModels("dynamic", compile_static)
+    for size in range(3 * openvino.MAX_COUNTED_SHAPES):
+        assert models.get((size,)) == "dynamic", "a shape that is requested once is not compiled"
+    assert not compiled and len(models.num_calls) <= openvino.MAX_COUNTED_SHAPES
+    shapes = [(1, size) for size in range(openvino.MAX_STATIC_SHAPES + 3)]
+    for shape in shapes:
+        answers = [models.get(shape) for _ in range(openvino.COMPILE_AFTER_CALLS + 2)]
+        assert answers[0] == "dynamic" and answers[-1] == f"static {shape}"
+    assert compiled == shapes, "each once"
+    assert list(models.models) == shapes[-openvino.MAX_STATIC_SHAPES :]

@@ -106,7 +106,7 @@ def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int, max_v
     with open_image(data, name) as image:
         full_size = image.size
         image.draft(None, (min_size, min_size))
-        upright = image.format == "JPEG" and image.size == full_size and _transpose_method(image) is None
+        upright = image.format == "JPEG" and image.size == full_size and transpose_method(image) is None
         # simplejpeg decodes JPEGs that need no further processing: faster, to the same pixels.
         if simplejpeg and upright and image.mode == ("L" if channels == 1 else "RGB"):
             with suppress(ValueError):  # Pillow then reports a clearer error.
@@ -230,7 +230,7 @@ def _upright_gray_or_rgb(image: Image.Image, max_value: float | None) -> Image.I
     converted = to_gray_or_rgb(image, max_value)
     image.load()
     # Of some formats, Pillow applies the orientation when it loads the pixels, and then removes the tag.
-    method = _transpose_method(image)
+    method = transpose_method(image)
     if method is None:
         return converted
     if FULL_SIZE in converted.info and method in SWAPPING_METHODS:
@@ -238,7 +238,7 @@ def _upright_gray_or_rgb(image: Image.Image, max_value: float | None) -> Image.I
     return converted.transpose(method)
 
 
-def _transpose_method(image: Image.Image) -> Image.Transpose | None:
+def transpose_method(image: Image.Image) -> Image.Transpose | None:
     """Return how to make an image upright by its EXIF orientation; None if it is, or if the tag cannot be read."""
     # Damaged EXIF blocks make Pillow raise many types. The pixels are intact.
     with suppress(Exception):

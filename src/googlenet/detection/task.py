@@ -138,6 +138,8 @@ def check_recipe(recipe: Recipe, data: DetectionDataset) -> None:
         raise ValueError("detection supports augment.flip none and random only: leave the other augmentations unset")
     if recipe.loss.class_weights != "none" or recipe.loss.label_smoothing:
         raise ValueError("loss.label_smoothing and loss.class_weights are for classification: leave them unset")
+    if any(value is not None for value in (recipe.data.max_value, recipe.data.crop_pct, recipe.data.interpolation)):
+        raise ValueError("data.max_value, crop_pct and interpolation are for classification: leave them unset")
     if recipe.early_stopping_patience and not data.validation:
         raise ValueError("early_stopping_patience needs a validation split: set data.val_split, such as 0.2")
     if min(recipe.batch_size, len(data.train)) < 2:

@@ -12,7 +12,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -81,7 +82,7 @@ def cached_engine(
             return FoldedPredictor(checkpoint, threads, precision or FLOAT32)
         formats = [format_of(name)]
     candidates: dict[str, Callable[[], Predictor]] = {
-        f"torch:{precision}": lambda precision=precision: FoldedPredictor(checkpoint, threads, precision)  # type: ignore[misc]
+        f"torch:{precision}": partial(FoldedPredictor, checkpoint, threads, precision)
         for precision in folded_precisions()
     }
     digest = _model_digest(checkpoint)
@@ -141,17 +142,28 @@ def fastest_exported_detector(folder: Path, engine: str, threads: int | None) ->
     }
 
     def measure() -> dict[str, float]:
-        print(f"measuring {', '.join(candidates)} on this machine", file=sys.stderr)
-        return {name: _detector_seconds(open_candidate()) for name, open_candidate in candidates.items()}
+        with _measuring(candidates):
+            return {name: _detector_seconds(open_candidate()) for name, open_candidate in candidates.items()}
 
     if len(names) == 1:
         return candidates[names[0]]()
     versions = {name: package_version(name.partition(":")[0]) for name in names}
     inputs = [dict(read_manifest(folder).sha256), threads, versions, cpu_description()]
     seconds = cached_json("engines", json.dumps(inputs, sort_keys=True).encode(), measure)
-    if seconds.keys() != candidates.keys():  # a damaged cache file
+    if not isinstance(seconds, dict) or seconds.keys() != candidates.keys():  # a damaged cache file
         seconds = measure()
     return candidates[min(names, key=seconds.__getitem__)]()
+
+
+@contextmanager
+def _measuring(names: Iterable[str]) -> Iterator[None]:
+    """Tell the user what is measured, and keep PyTorch's number of threads, which its candidates set."""
+    print(f"measuring {', '.join(names)} on this machine", file=sys.stderr)
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _detector_seconds(detector: ObjectDetector) -> float:
@@ -205,8 +217,8 @@ def select_fastest(candidates: Candidates, engine: str, calibration: Path | None
     inputs = [key, sorted(candidates), digest, versions, cpu_description()]
 
     def measure() -> dict[str, Any]:
-        print(f"measuring {', '.join(candidates)} on this machine", file=sys.stderr)
-        return {name: row._asdict() for name, row in measure_candidates(candidates, images).items()}
+        with _measuring(candidates):
+            return {name: row._asdict() for name, row in measure_candidates(candidates, images).items()}
 
     rows = cached_json("engines", json.dumps(inputs, sort_keys=True).encode(), measure)
     try:
@@ -216,7 +228,9 @@ def select_fastest(candidates: Candidates, engine: str, calibration: Path | None
     allowed = {name: row for name, row in results.items() if row.is_within(Tolerance()) and name.endswith(precision)}
     if not allowed:
         raise ValueError(f"{engine}: no engine predicts in {precision} within the tolerance; compare with auto")
-    return candidates[min(allowed, key=lambda name: allowed[name].seconds)]()
+    fastest = min(allowed, key=lambda name: allowed[name].seconds)
+    print(f"engine: {fastest}, the fastest of {len(allowed)} within the tolerance of float32", file=sys.stderr)
+    return candidates[fastest]()
 
 
 class CandidateResult(NamedTuple):

@@ -10,7 +10,6 @@ Kaggle's download, which has the images in ``ILSVRC/Data/CLS-LOC``, is recognize
 
 import csv
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...files import missing_folder, read_text
+from ...files import clean_name, missing_folder, read_text
 from ..accounting import Accounting
 from ..dataset import Dataset, LoadOptions
 from ..decode import printable
@@ -170,7 +169,7 @@ def _match(name: str, by_name: Mapping[str, Path]) -> Path | None:
 def _class_of(label: int | str, order: Sequence[str], where: str) -> str:
     """Return the class folder of a label; ValueError for an index out of range or a number that is no index."""
     if isinstance(label, str):
-        name = unicodedata.normalize("NFC", label)
+        name = clean_name(label)
         if name not in order and re.fullmatch(r"[-+.]?\d[\d.,]*(e[-+]?\d+)?|nan|[-+]?inf", name, re.IGNORECASE):
             raise ValueError(f"{where} has the class {label!r}: neither a class folder nor an index from 0")
         return name
@@ -188,7 +187,7 @@ def _read_mapping(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        synset, *names = unicodedata.normalize("NFC", line).strip().split(maxsplit=1)
+        synset, *names = clean_name(line).split(maxsplit=1)
         if not names or synset in mapping:
             raise ValueError(
                 f"{path}: line {number} is not a class folder and its name, such as n01440764 tench, Tinca tinca"
@@ -226,10 +225,6 @@ def imagenet_synsets() -> dict[str, str]:
     return dict(zip(info.label_names(), GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
 
 
-def _normalize(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
-
-
 def classes_match(data: Dataset, classes: Sequence[str]) -> bool:
     """Return whether `data` has the same classes in the same order; ImageNet's match as synsets and as names."""
     own = data.synsets or data.classes
@@ -237,7 +232,7 @@ def classes_match(data: Dataset, classes: Sequence[str]) -> bool:
         return False
     if not all(map(SYNSET.fullmatch, own)) and not all(map(SYNSET.fullmatch, classes)):
         # Names on a disk and in a checkpoint may be in different Unicode forms.
-        return [_normalize(name) for name in data.classes] == [_normalize(name) for name in classes]
+        return [clean_name(name) for name in data.classes] == [clean_name(name) for name in classes]
     known = imagenet_synsets()
     return all(
         other in (synset, name, known.get(synset)) or known.get(other) == synset

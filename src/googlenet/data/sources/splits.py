@@ -1,10 +1,10 @@
 """Find the splits and the class folders in a folder of images."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ...files import clean_name
 from ..accounting import Accounting
 from ..decode import printable
 from ..image_files import Folder, exclude_rejected
@@ -27,15 +27,14 @@ UNKNOWN_CLASS = "in a folder that is not a class of the training images"
 
 def split_name(name: str) -> str | None:
     """Return the split of a folder such as Training, seg_train, test1 or val2017; None for another name."""
-    words = [word for word in re.split(r"[\W\d_]+", unicodedata.normalize("NFC", name).lower()) if word]
+    words = [word for word in re.split(r"[\W\d_]+", clean_name(name).lower()) if word]
     keywords = [word for word in words if word not in SPLIT_FILLERS]
     return SPLIT_KEYWORDS.get(keywords[0]) if len(keywords) == 1 else None
 
 
 def class_key(folder: Folder) -> str:
     """Return the class of a folder: its name without outer spaces, in the composed Unicode form (NFC)."""
-    name = folder.path.name
-    return unicodedata.normalize("NFC", name).strip() or name
+    return clean_name(folder.path.name) or folder.path.name
 
 
 def class_keys(folder: Folder) -> set[str]:

@@ -10,7 +10,6 @@ import re
 import sys
 import tarfile
 import tempfile
-import unicodedata
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ...files import decode_text, read_text
+from ...files import clean_name, decode_text, read_text
 from ..accounting import Accounting
 from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
 from ..decode import SUFFIXES, printable
@@ -265,7 +264,7 @@ def _read_label(tar: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> int 
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
         raise ValueError("no label next to its image: neither cls nor a json with label")
     if isinstance(label, str):
-        label = unicodedata.normalize("NFC", label.strip())
+        label = clean_name(label)
     return int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
 
 
@@ -289,7 +288,7 @@ def _read_class_names(shard: str) -> tuple[tuple[str, ...], list[Path]]:
         if isinstance(names, dict):
             names = [names.get(str(index)) for index in range(len(names))]
         items = names if isinstance(names, list) else [None]
-        valid = [unicodedata.normalize("NFC", item.strip()) for item in items if isinstance(item, str) and item.strip()]
+        valid = [clean_name(item) for item in items if isinstance(item, str) and item.strip()]
         classes = tuple(dict.fromkeys(valid))
         if len(classes) < len(items):
             raise ValueError(f"{path}: must list each class once: a line each, a JSON list, or {{'0': name, ...}}")

@@ -11,9 +11,9 @@ from torchvision.ops import box_convert
 from torchvision.transforms.functional import to_pil_image
 
 from ...data.dataset import LoadOptions
-from ...files import write_atomically
+from ...files import clean_name, write_atomically
 from .dataset import DetectionDataset, Detections, Sample
-from .fields import clean_name, parse_flag, parse_id, parse_int, parse_number, parse_numbers, printable_name
+from .fields import parse_flag, parse_id, parse_int, parse_number, parse_numbers, printable_name
 from .layout import ANNOTATION_FOLDERS, SPLIT_NAMES, ImageFinder, search_folders, split_of, subfolders
 from .loading import AnnotationFile, RawAnnotation, RawObject, build_detection_dataset
 

@@ -3,10 +3,11 @@
 import json
 import math
 import re
-import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from ...files import clean_name, decode_text
 
 # Programs name an encoding but write its extension with more characters (see the WHATWG's Encoding standard).
 SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "x-sjis": "cp932", "windows-31j": "cp932"}
@@ -20,8 +21,7 @@ def decode_marked(data: bytes) -> str | None:
 
     Raises ValueError if the text is damaged.
     """
-    encoding = json.detect_encoding(data)
-    return None if encoding == "utf-8" else data.decode(encoding)
+    return None if json.detect_encoding(data) == "utf-8" else decode_text(data)
 
 
 def parse_xml(data: bytes) -> ElementTree.Element:
@@ -60,11 +60,6 @@ def decode_list(data: bytes, is_known: Callable[[str], bool]) -> list[str]:
     if len(candidates) == 1:
         return candidates[0]
     return max(candidates, key=lambda lines: sum(map(is_known, lines)))
-
-
-def clean_name(value: Any) -> str:
-    """Return a name in Unicode's composed form (NFC), without spaces around it."""
-    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def printable_name(value: Any) -> str:

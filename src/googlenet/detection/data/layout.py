@@ -8,14 +8,11 @@ from pathlib import Path
 from ...data.accounting import MAX_EXAMPLES, Accounting
 from ...data.decode import printable
 from ...data.image_files import scan_folder
-from .fields import clean_name
+from ...data.sources.splits import SPLIT_KEYWORDS, SPLITS
+from ...files import clean_name
 
 # The names of each split, in any case; those of VOC's "trainval" lists are handled by `voc`.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+SPLIT_NAMES = {split: tuple(word for word, name in SPLIT_KEYWORDS.items() if name == split) for split in SPLITS}
 # Usual names of folders of images, in lower case.
 IMAGE_FOLDERS = ("images", "data", "jpegimages", "image", "imgs", "img")
 ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "xml", "xmls")

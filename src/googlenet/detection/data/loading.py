@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL.ExifTags import Base
 from torchvision.ops import clip_boxes_to_image
 
 from ...data.accounting import MAX_EXAMPLES, Accounting, plural
 from ...data.dataset import LoadOptions, num_validation
-from ...data.decode import ImageError, open_image, printable
+from ...data.decode import SWAPPING_METHODS, ImageError, open_image, printable, transpose_method
 from ...data.lazy import ByteRanges
 from ...data.scan import channel_histogram, check_images, mean_std
+from ...data.sources.splits import SPLITS
 from .dataset import DetectionDataset, Sample, subsample
 from .layout import ImageFinder
 
@@ -27,7 +27,6 @@ STATISTICS_SAMPLES = 2000
 IMAGE_EXCLUDED = "the image is excluded"
 LISTED_TWICE = "listed twice"
 MERGED = "listed twice: its boxes are added to the first entry"
-SPLITS = ("train", "validation", "test")
 
 
 class RawObject(NamedTuple):
@@ -91,13 +90,15 @@ class AnnotationFile:
             if isinstance(header, str):
                 self.exclude_image(header, annotation.name, len(annotation.objects))
                 continue
-            height, width, gray = header
+            height, width, mode = header
+            if mode.startswith(("I", "F")):
+                self.notes["image of more than 8 bits, scaled by its own range"].append(annotation.name)
             size = annotation.size or (height, width)
             # The size may be that of the image before its EXIF rotation.
             if sorted(size) != sorted((height, width)):
                 self.exclude_image("another size than annotated", annotation.name, len(annotation.objects))
                 continue
-            self.all_gray &= gray
+            self.all_gray &= mode in ("L", "1", "I;16")
             samples.append(self._build_sample(annotation, size))
         self.samples = samples
         return self
@@ -198,15 +199,15 @@ class AnnotationFile:
         return result
 
 
-def _read_header(path: Path | str) -> tuple[int, int, bool] | str:
-    """Return height, width (as displayed) and whether an image file is gray, without decoding it; or why not."""
+def _read_header(path: Path | str) -> tuple[int, int, str] | str:
+    """Return height, width (as displayed) and Pillow's mode of an image file, without decoding it; or why not."""
     if isinstance(path, str):
         return path
     try:
         with open_image(path, "") as image:
-            rotated = image.getexif().get(Base.Orientation, 1) in (5, 6, 7, 8)
+            rotated = transpose_method(image) in SWAPPING_METHODS
             width, height = image.size[::-1] if rotated else image.size
-            return height, width, image.mode in ("L", "1", "I;16")
+            return height, width, image.mode
     except ImageError as error:
         return str(error).removeprefix(": ")
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from ...data.dataset import LoadOptions
 from ...data.decode import SUFFIXES, printable
-from ...files import missing_folder
+from ...files import clean_name, missing_folder
 from .dataset import DetectionDataset
-from .fields import clean_name, decode_list, parse_flag, parse_int, parse_number, parse_xml, printable_name
+from .fields import decode_list, parse_flag, parse_int, parse_number, parse_xml, printable_name
 from .layout import ANNOTATION_FOLDERS, SPLIT_NAMES, ImageFinder, search_folders, subfolder, subfolders
 from .loading import AnnotationFile, RawAnnotation, RawObject, build_detection_dataset
 

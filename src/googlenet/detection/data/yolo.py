@@ -11,8 +11,9 @@ import yaml
 from ...data.dataset import LoadOptions
 from ...data.decode import printable
 from ...data.image_files import scan_folder
+from ...files import clean_name
 from .dataset import DetectionDataset
-from .fields import clean_name, decode_list, decode_marked, parse_int, parse_numbers, printable_name
+from .fields import decode_list, decode_marked, parse_int, parse_numbers, printable_name
 from .layout import SPLIT_NAMES, ImageFinder, path_ends, subfolder
 from .loading import LISTED_TWICE, AnnotationFile, RawAnnotation, RawObject, build_detection_dataset
 
