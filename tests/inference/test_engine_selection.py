@@ -251,7 +251,9 @@ def test_measuring_keeps_the_number_of_threads(
         assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(before)
-    assert "engine: x:float32, the fastest of 2" in capsys.readouterr().err
+    assert "engine: x:float32, the fastest of 2 within the tolerance" in capsys.readouterr().err
+    assert select_fastest(engines, "auto", None, ["threads"]).name == "x"
+    assert "the fastest of 2 in float32 (no calibration images" in capsys.readouterr().err
 
 
 def test_static_shapes_are_bounded() -> None:

@@ -229,7 +229,8 @@ def select_fastest(candidates: Candidates, engine: str, calibration: Path | None
     if not allowed:
         raise ValueError(f"{engine}: no engine predicts in {precision} within the tolerance; compare with auto")
     fastest = min(allowed, key=lambda name: allowed[name].seconds)
-    print(f"engine: {fastest}, the fastest of {len(allowed)} within the tolerance of float32", file=sys.stderr)
+    compared = "within the tolerance of float32" if images else "in float32 (no calibration images for others)"
+    print(f"engine: {fastest}, the fastest of {len(allowed)} {compared}", file=sys.stderr)
     return candidates[fastest]()
 
 
