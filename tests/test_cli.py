@@ -394,7 +394,12 @@ def test_a_package_error_is_one_that_the_package_raises(code: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_ends_every_command_with_130(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal arrives when the command parses its arguments."""
+    # A shell starts background jobs, perhaps this test run, with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = {"ensemble": ["train"]}.get(command, [])
-    done = googlenet(command, *arguments)
+    try:
+        done = googlenet(command, *arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (done.code, done.err) == (130, f"googlenet {command}: interrupted\n")

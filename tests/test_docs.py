@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 TRANSLATIONS = {ROOT / "docs" / "tour.zh-CN.md": ROOT / "docs" / "tour.md"}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md"]
-SHORT = ["--data.max_samples=200", "--epochs=1", "--min_steps=4"]
+SHORT = ["--data.max_samples=120", "--batch_size=32", "--epochs=1", "--min_steps=4"]
 FEW_SCENES = ["--data.source=scenes:train=12,test=4", "--data.val_split=0"]
 
 

@@ -136,8 +136,9 @@ def test_compile_without_graph_breaks(name: str) -> None:
     """With the backend eager: graph breaks are errors, but no code is generated."""
     model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads))
     x = image(name, 2)
-    deep = name in ("inception_v4", "inception_resnet_v2")
-    for function in (model.forward_aux,) if deep else (model, model.forward_aux, model.features):
+    # The functions share their layers, so one network of each kind of class is enough for the other two functions.
+    all_functions = name in ("googlenet", "inception_v3")
+    for function in (model, model.forward_aux, model.features) if all_functions else (model.forward_aux,):
         torch.compiler.reset()
         torch.compile(function, fullgraph=True, backend="eager")(x)
 
