@@ -15,6 +15,9 @@ CPU_FEATURES = {
     "bfloat16": "avx512_bf16", "AMX": "amx_tile", "Neon": "asimd",
 }  # fmt: skip
 
+# Values of ONEDNN_MAX_CPU_ISA.
+ISAS_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
 
 def pick_device(name: str) -> torch.device:
     """Return the device `name`; ``auto`` is CUDA, else MPS, else the CPU. Raises ValueError if it is not available."""
@@ -76,6 +79,9 @@ def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
+        # A limit of oneDNN, which computes the products, to instructions without bfloat16.
+        if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BFLOAT16:
+            return False
         # PyTorch has no public function for these; a version without the private ones counts as unsupported.
         queries = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         return any(query is not None and bool(query()) for query in queries)

@@ -64,12 +64,16 @@ def test_precision_is_resolved_or_rejected(monkeypatch: pytest.MonkeyPatch, tmp_
         )
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     for supported in (True, False):
         monkeypatch.setattr(
             torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported, raising=False
         )
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
         assert pick_precision("auto", CPU) == ("bfloat16" if supported else "float32")
+        with monkeypatch.context() as limited:
+            limited.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core")
+            assert pick_precision("auto", CPU) == "float32"
     assert pick_precision("auto", torch.device("mps")) == "float32"
     recipe = read_recipe(
         "fashion-mnist-smoke", ["--precision=auto", "--data.max_samples=64", "--epochs=1", "--device=cpu"]
