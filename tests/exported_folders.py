@@ -11,6 +11,7 @@ import googlenet as googlenet_package
 from conftest import BuildOnce, googlenet
 from googlenet.detection.data.dataset import Sample
 from googlenet.detection.predict import DetectorPredictor
+from googlenet.devices import ISAS_WITHOUT_AVX512, isa_limit
 from googlenet.export.exporter import ExportData, ExportOptions, QuantizationConfig, export
 
 
@@ -67,6 +68,8 @@ def detector_data(detector_run: Path) -> ExportData:
 @pytest.fixture(scope="session")
 def exported_detector(detector_run: Path, detector_data: ExportData, build_once: BuildOnce) -> Path:
     """The detector in both formats, with int8 files."""
+    if isa_limit() in ISAS_WITHOUT_AVX512:
+        pytest.skip(f"OpenVINO does not run detectors with ONEDNN_MAX_CPU_ISA={isa_limit()}")
     options = ExportOptions(int8=QuantizationConfig(0.9, 6), threads=1)
     return build_once(
         "exported-detector",

@@ -16,7 +16,8 @@ CPU_FEATURES = {
 }  # fmt: skip
 
 # Values of ONEDNN_MAX_CPU_ISA.
-ISAS_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+ISAS_WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
+ISAS_WITHOUT_BFLOAT16 = (*ISAS_WITHOUT_AVX512, "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def pick_device(name: str) -> torch.device:
@@ -74,13 +75,17 @@ def limit_isa(name: str) -> None:
     os.environ["MKL_ENABLE_INSTRUCTIONS"] = name.upper()
 
 
+def isa_limit() -> str:
+    """Return the instructions to which oneDNN and OpenVINO are limited, such as AVX2; empty without a limit."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     """Return whether the device has instructions for bfloat16 matrix products, rather than an emulation."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # A limit of oneDNN, which computes the products, to instructions without bfloat16.
-        if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BFLOAT16:
+        if isa_limit() in ISAS_WITHOUT_BFLOAT16:
             return False
         # PyTorch has no public function for these; a version without the private ones counts as unsupported.
         queries = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

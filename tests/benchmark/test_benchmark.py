@@ -71,12 +71,16 @@ def test_settings_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda _, options, **__: calls.append(options.intra_op_num_threads) or session
     )
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     spec = {"folder": "nowhere", "channels": 3}
     for engine in ("openvino", "onnxruntime"):
         for threads in (None, 2):
             _, precision = worker.peer({**spec, "engine": engine}, threads)(8, 1)
             assert precision == ("bfloat16" if engine == "openvino" else "float32")
-    assert calls == [{}, {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}, 0, 2]
+    assert calls == [{}, {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}, 0, 2]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    worker.peer({**spec, "engine": "openvino"}, None)(8, 1)
+    assert calls[-1] == {"INFERENCE_PRECISION_HINT": "f32"}, "the processor's default would fail"
 
 
 @pytest.mark.parametrize(

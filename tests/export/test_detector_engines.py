@@ -96,6 +96,13 @@ def test_precisions(detector_run: Path, exported_detector: Path) -> None:
         open_exported_detector(exported_detector, "onnxruntime:bfloat16")
 
 
+def test_limited_instructions(exported_detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO would end with a segmentation fault."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
+    with pytest.raises(ValueError, match="OpenVINO does not run detectors with ONEDNN_MAX_CPU_ISA=AVX2; unset it"):
+        open_exported_detector(exported_detector, "openvino:float32", 1)
+
+
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_int8_that_loses_too_much_is_refused(
     detector_run: Path,

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ..devices import ISAS_WITHOUT_BFLOAT16, isa_limit
 from .memory import reset_peak_rss, rss_bytes
 
 Call = Callable[[], Any]
@@ -110,7 +111,9 @@ def _onnxruntime_calls(spec: Mapping[str, Any], threads: int | None) -> CallFact
 def _openvino_calls(spec: Mapping[str, Any], threads: int | None) -> CallFactory:
     import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads} if threads else {}
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+    # The default precision is that of the processor even if its instructions are limited, and then it fails.
+    settings |= {"INFERENCE_PRECISION_HINT": "f32"} if threads or isa_limit() in ISAS_WITHOUT_BFLOAT16 else {}
 
     def make_call(size: int, batch: int) -> tuple[Call, str]:
         network = openvino.Core().compile_model(_onnx_file(spec, size, batch), "CPU", settings)

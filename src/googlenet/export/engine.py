@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..devices import ISAS_WITHOUT_AVX512, isa_limit
 from ..errors import nearest
 from ..evaluation.predictor import ClassifierHead, round_to_uint8
 from .backends import BACKENDS, Session, engine_names, format_of
@@ -79,6 +80,9 @@ def open_session(folder: Path, engine: str, threads: int | None, kind: str) -> O
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be 1 or more, not {threads}")
     name, precision = parse_engine(engine)
+    if kind == "detector" and name == "openvino" and isa_limit() in ISAS_WITHOUT_AVX512:
+        # It selects some of its code by the processor and some by the limit, and ends with a segmentation fault.
+        raise ValueError(f"OpenVINO does not run detectors with ONEDNN_MAX_CPU_ISA={isa_limit()}; unset it")
     candidates = {"": [name + INT8, name], "int8": [name + INT8]}.get(precision, [name])
     entry = next((entry for entry in candidates if entry in manifest.files), None)
     if entry is None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...devices import ISAS_WITHOUT_BFLOAT16, isa_limit
 from ..quantize import node_pattern, quantizable_nodes
 from ..spec import ExportSpec
 from . import Session, import_optional, onnxruntime
@@ -78,6 +79,8 @@ def model_info(spec: ExportSpec) -> dict[str, str]:
 
 def precisions() -> list[str]:
     """Return the precisions that this processor has instructions for."""
+    if isa_limit() in ISAS_WITHOUT_BFLOAT16:  # OpenVINO reports those that the processor has without the limit
+        return ["float32"]
     capabilities = import_optional("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, (capability, _) in PRECISIONS.items() if capability in capabilities]
 
