@@ -19,11 +19,11 @@ from googlenet.data.augment import Augment
 from googlenet.data.batch_slice import full_batch
 from googlenet.data.dataset import Dataset
 from googlenet.data.decode import ImageError, decode_image, decode_to_tensor, to_tensor
+from googlenet.data.image_checks import check_images
 from googlenet.data.lazy import ByteRanges, LazyImages, default_num_workers
 from googlenet.data.loader import BatchSpec, evaluation_batches, full_batch_spec, training_batch
 from googlenet.data.memory import available_memory
 from googlenet.data.preprocess import Preprocess
-from googlenet.data.scan import check_images
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.training.metrics_logger import read_metrics
 from googlenet.training.step_schedule import build_step_schedule
@@ -221,7 +221,7 @@ def test_only_new_and_changed_files_are_checked_again(tmp_path: Path, monkeypatc
         decoded.append(name)
         return decode_image(source, name, min_size)
 
-    monkeypatch.setattr("googlenet.data.scan.decode_image", record)
+    monkeypatch.setattr("googlenet.data.image_checks.decode_image", record)
     assert check_images(ByteRanges.from_files(paths), paths, "x").usable.all()
     assert sorted(decoded) == paths
     decoded.clear()
@@ -300,7 +300,7 @@ def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_statistics_of_a_sample_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     tree(tmp_path / "p", 10)
     full = load(tmp_path / "p", validation=0)
-    monkeypatch.setattr("googlenet.data.scan.NUM_SAMPLES", 6)
+    monkeypatch.setattr("googlenet.data.image_checks.NUM_SAMPLES", 6)
     sample = load(tmp_path / "p", validation=0)
     assert sample.mean != full.mean
     assert np.allclose(sample.mean, full.mean, atol=0.15)

@@ -63,11 +63,12 @@ def calibration(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Seconds of each candidate, instead of measured ones."""
+    """Seconds of each candidate, instead of measured ones; keys may end with a size, such as ``x:float32 64``."""
     seconds: dict[str, float] = {}
 
-    def median(predictor: Predictor, _: int) -> float:
-        return seconds[f"{predictor.name}:{predictor.precision}"]
+    def median(predictor: Predictor, _: int, size: int | None) -> float:
+        name = f"{predictor.name}:{predictor.precision}"
+        return seconds.get(f"{name} {size}", seconds[name])
 
     monkeypatch.setattr(engine_selection, "_median_seconds", median)
     return seconds
@@ -93,6 +94,14 @@ def test_fastest_within_the_tolerance(calibration: Path, speeds: dict[str, float
         chosen("auto:int8", calibration, y_int8=1.3)
     with pytest.raises(ValueError, match="unknown precision 'fp8'"):
         chosen("auto:fp8", calibration)
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_speed_depends_on_the_size(calibration: Path, speeds: dict[str, float]) -> None:
+    speeds |= {"x:float32": 1.0, "y:float32": 2.0, "x:float32 64": 4.0}
+    engines = candidates(x_float32=1.0, y_float32=1.0)
+    for size, fastest in ((None, "x"), (64, "y"), (None, "x")):
+        assert select_fastest(engines, "auto", calibration, ["files"], size).name == fastest
 
 
 def test_cached_choice(

@@ -41,7 +41,9 @@ def model_targets(
     `path` is what `load_predictor` loads. Those in float32 are also returned for the settings ``float32``.
     """
     macs, folder, files = count_macs(checkpoint.network, sizes), exported.folder, exported.manifest.files
-    targets = [BenchmarkTarget("googlenet, auto", {"kind": "model", "path": path, "engine": "auto"}, macs)]
+    targets = [
+        BenchmarkTarget("googlenet, auto", {"kind": "model", "path": path, "engine": "auto", "size": max(sizes)}, macs)
+    ]
     names = [f"torch:{precision}" for precision in folded_precisions()] if "torch" in engines else []
     for engine in (entry for entry in files if entry in engines and entry != "torch"):
         precisions = supported_precisions(engine) + (["int8"] if engine + INT8 in files else [])

@@ -31,7 +31,7 @@ def open_predictor(spec: Mapping[str, Any], threads: int | None) -> Any:
     """Open the predictor of a network of this package: ``path`` in ``engine``, with all cores by default."""
     from ..inference.loading import load_predictor
 
-    return load_predictor(spec["path"], spec["engine"], threads).predictor
+    return load_predictor(spec["path"], spec["engine"], threads, size=spec.get("size")).predictor
 
 
 def model(spec: Mapping[str, Any], threads: int | None) -> CallFactory:

@@ -53,7 +53,7 @@ class TrainState:
 
 
 _STATEFUL = ("model", "optimizer", "ema_model", "scaler", "early_stopping")
-# What else a state file holds; see `training.fit`.
+# What else a state file holds; see `training.fit.save`.
 STATE_KEYS = frozenset(("step", "seconds", "data_digest", "preprocess", "native_kernels", "random", *_STATEFUL))
 
 

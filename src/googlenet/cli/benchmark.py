@@ -40,7 +40,7 @@ def run(argv: list[str]) -> None:
         num_images = 0 if data.test is None else len(data.test)
     document = {"model": model, "rounds": args.rounds, "seconds": args.seconds, "images": num_images}
     document |= {"cpu": cpu_features(), "limit_isa": args.limit_isa, "torch": torch.__version__}
-    packages = ("torchvision", "timm", "onnxruntime", "openvino", "ncnn")
+    packages = ("torchvision", "timm", *(name for name in engine_names() if name != "torch"))
     document["versions"] = {name: version for name in packages if (version := package_version(name))}
     document["rows"] = [row._asdict() for row in rows]
     ratios = speedups(rows)

@@ -18,7 +18,7 @@ def run(argv: list[str]) -> None:
     from .evaluate_multicrop import evaluate_multicrop
     from .evaluate_sizes import evaluate_sizes
 
-    model = load_predictor(args.run, args.engine, args.threads)
+    model = load_predictor(args.run, args.engine, args.threads, size=max(args.sizes) if args.sizes else args.size)
     keep_freed_memory(predictor_device(model.predictor).type)
     if model.task == "detection":
         if message := unsupported_argument(args):

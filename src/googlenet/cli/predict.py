@@ -46,7 +46,8 @@ def run(argv: list[str]) -> None:
     from ..inference.tta import TTA
     from ..kernels import keep_freed_memory
 
-    predictor = load_predictor(args.run, args.engine, args.threads, task="classification").predictor
+    size = max(args.sizes) if args.sizes else args.size
+    predictor = load_predictor(args.run, args.engine, args.threads, task="classification", size=size).predictor
     keep_freed_memory(predictor_device(predictor).type)
     sizes = resolve_sizes(args, predictor.preprocess.size)
     check_sizes(predictor.min_size, sizes, args.tta_shift)

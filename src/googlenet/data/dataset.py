@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .accounting import Accounting
 from .disk_cache import cached_json
+from .image_checks import check_images, find_max_value, pixel_statistics
 from .lazy import ByteRanges, LazyImages, default_num_workers
 from .preprocess import CropMode, Interpolation, Preprocess
-from .scan import check_images, find_max_value, pixel_statistics
 
 OnError = Literal["skip", "raise"]
 

@@ -93,8 +93,9 @@ def open_session(folder: Path, engine: str, threads: int | None, kind: str) -> O
     if computed not in (supported := supported_precisions(name)):
         raise ValueError(f"{name} does not compute in {computed} on this processor; it has {', '.join(supported)}")
     paths = verify_files(folder, manifest, entry)
-    session = BACKENDS[format_of(name)].module.open(paths, threads, computed)
-    head = None if name == "ncnn" else read_head(folder, manifest)
+    backend = BACKENDS[format_of(name)]
+    session = backend.module.open(paths, threads, computed)
+    head = read_head(folder, manifest) if backend.features else None
     return OpenedFile(manifest, name, "int8" if entry.endswith(INT8) else computed, session, head)
 
 

@@ -65,13 +65,17 @@ def is_auto(engine: str) -> bool:
 
 
 def cached_engine(
-    checkpoint: Checkpoint, engine: str, threads: int | None = None, calibration: Path | None = None
+    checkpoint: Checkpoint,
+    engine: str,
+    threads: int | None = None,
+    calibration: Path | None = None,
+    size: int | None = None,
 ) -> Predictor:
     """Return the checkpoint's network in `engine`: ``auto``, or the name of an engine, ``openvino:bfloat16``.
 
     Files are exported when an engine first needs them, and cached by the network's digest. `calibration` is the file
-    of the calibration images, `threads` as for `open_exported`. Raises ValueError for an engine or precision that is
-    unknown, not installed or not supported by this processor.
+    of the calibration images, `threads` as for `open_exported`, `size` as for `select_fastest`. Raises ValueError for
+    an engine or precision that is unknown, not installed or not supported by this processor.
     """
     if is_auto(engine):
         can_export = importlib.util.find_spec("onnxscript")
@@ -94,7 +98,7 @@ def cached_engine(
         if not is_auto(engine):
             return open_exported(folder, engine, threads)
         candidates |= exported_candidates(folder, threads)
-    return select_fastest(candidates, engine, calibration, [digest, threads])
+    return select_fastest(candidates, engine, calibration, [digest, threads], size)
 
 
 def _export_to_cache(checkpoint: Checkpoint, folder: Path, formats: Sequence[str], threads: int | None) -> None:
@@ -114,7 +118,7 @@ def _export_to_cache(checkpoint: Checkpoint, folder: Path, formats: Sequence[str
     prune_cache(folder.parent, MAX_CACHE_BYTES, folder)
 
 
-def fastest_exported(folder: Path, engine: str, threads: int | None) -> Predictor:
+def fastest_exported(folder: Path, engine: str, threads: int | None, size: int | None = None) -> Predictor:
     """Open an exported classifier in the fastest of its engines; see `select_fastest`.
 
     PyTorch's file is not tried, because opening it can run code. ValueError if no other engine is installed.
@@ -124,7 +128,7 @@ def fastest_exported(folder: Path, engine: str, threads: int | None) -> Predicto
     path = folder / calibration["file"] if calibration else None
     if path is not None and (not path.is_file() or file_sha256(path) != calibration["sha256"]):
         raise ValueError(f"{path}: missing or changed; copy the complete folder, or export again")
-    return select_fastest(candidates, engine, path, key)
+    return select_fastest(candidates, engine, path, key, size if manifest.dynamic_size else None)
 
 
 def fastest_exported_detector(folder: Path, engine: str, threads: int | None) -> ObjectDetector:
@@ -203,10 +207,14 @@ def check_precision(engine: str) -> None:
         raise ValueError(f"unknown precision {precision!r} in {engine}; use auto, or auto:float32")
 
 
-def select_fastest(candidates: Candidates, engine: str, calibration: Path | None, key: list[Any]) -> Predictor:
+def select_fastest(
+    candidates: Candidates, engine: str, calibration: Path | None, key: list[Any], size: int | None = None
+) -> Predictor:
     """Open the fastest of `candidates` that is within the tolerance; `engine` is ``auto`` or ``auto:PRECISION``.
 
-    The measurements are cached for `key`, the calibration images, this processor and the versions of the engines.
+    The speed is measured on images of `size` pixels (None: the network's own size), because the order of the engines
+    depends on it. The measurements are cached for `key`, the size, the calibration images, this processor and the
+    versions of the engines.
     """
     precision = engine.partition(":")[2]
     check_precision(engine)
@@ -214,11 +222,11 @@ def select_fastest(candidates: Candidates, engine: str, calibration: Path | None
     packages = sorted({name.partition(":")[0] for name in candidates})
     versions = {name: package_version(name) for name in packages}
     digest = None if images is None else hashlib.sha256(images.images.numpy().tobytes()).hexdigest()
-    inputs = [key, sorted(candidates), digest, versions, cpu_description()]
+    inputs = [key, sorted(candidates), digest, versions, cpu_description(), size]
 
     def measure() -> dict[str, Any]:
         with _measuring(candidates):
-            return {name: row._asdict() for name, row in measure_candidates(candidates, images).items()}
+            return {name: row._asdict() for name, row in measure_candidates(candidates, images, size).items()}
 
     rows = cached_json("engines", json.dumps(inputs, sort_keys=True).encode(), measure)
     try:
@@ -248,13 +256,15 @@ class CandidateResult(NamedTuple):
         return self.top1_drop <= tolerance.top1 and self.probability_error <= tolerance.probability
 
 
-def measure_candidates(candidates: Candidates, calibration: Calibration | None) -> dict[str, CandidateResult]:
+def measure_candidates(
+    candidates: Candidates, calibration: Calibration | None, size: int | None = None
+) -> dict[str, CandidateResult]:
     """Measure the speed of each candidate, and its predictions on the calibration images against float32's."""
     reference: Tensor | None = None
     results = {}
     for name, open_candidate in sorted(candidates.items(), key=lambda item: not item[0].endswith(FLOAT32)):
         predictor = open_candidate()
-        seconds = math.prod(_median_seconds(predictor, batch) for batch in BATCH_SIZES) ** (1 / len(BATCH_SIZES))
+        seconds = math.prod(_median_seconds(predictor, batch, size) for batch in BATCH_SIZES) ** (1 / len(BATCH_SIZES))
         errors: tuple[float | None, float | None] = (0.0, 0.0) if name.endswith(FLOAT32) else (None, None)
         if calibration is not None:
             probabilities = _probabilities(predictor, calibration.images)
@@ -280,9 +290,10 @@ def _probabilities(predictor: Predictor, images: Tensor) -> Tensor:
     return torch.cat([predictor.predict(part) for part in torch.split(images, 32)]).double().softmax(1)
 
 
-def _median_seconds(predictor: Predictor, batch: int) -> float:
+def _median_seconds(predictor: Predictor, batch: int, size: int | None) -> float:
     """Measure the prediction of a batch, in seconds."""
-    images = _random_images(predictor.preprocess, batch)
+    # A size that is too small is an error of the prediction, not of this measurement.
+    images = _random_images(predictor.preprocess, batch, None if size is None else max(size, predictor.min_size))
     return _median_time(lambda: predictor.predict(images))
 
 
@@ -295,8 +306,9 @@ def _median_time(call: Callable[[], object]) -> float:
     return statistics.median(seconds[len(seconds) // 2 :])
 
 
-def _random_images(preprocess: Preprocess, count: int) -> Tensor:
-    return torch.randint(0, 256, (count, preprocess.channels, preprocess.size, preprocess.size), dtype=torch.uint8)
+def _random_images(preprocess: Preprocess, count: int, size: int | None = None) -> Tensor:
+    size = size or preprocess.size
+    return torch.randint(0, 256, (count, preprocess.channels, size, size), dtype=torch.uint8)
 
 
 def _model_digest(checkpoint: Checkpoint) -> str:

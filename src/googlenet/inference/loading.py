@@ -54,7 +54,12 @@ class LoadedModel(Generic[P]):
 
 @overload
 def load_predictor(
-    path: str, engine: str | None = None, threads: int | None = None, *, task: Literal["classification"]
+    path: str,
+    engine: str | None = None,
+    threads: int | None = None,
+    *,
+    task: Literal["classification"],
+    size: int | None = None,
 ) -> LoadedModel[Predictor]: ...
 @overload
 def load_predictor(
@@ -62,20 +67,31 @@ def load_predictor(
 ) -> LoadedModel[Detectors]: ...
 @overload
 def load_predictor(
-    path: str, engine: str | None = None, threads: int | None = None, *, task: str | None = None
+    path: str,
+    engine: str | None = None,
+    threads: int | None = None,
+    *,
+    task: str | None = None,
+    size: int | None = None,
 ) -> LoadedModel[Any]: ...
 def load_predictor(
-    path: str, engine: str | None = None, threads: int | None = None, *, task: str | None = None
+    path: str,
+    engine: str | None = None,
+    threads: int | None = None,
+    *,
+    task: str | None = None,
+    size: int | None = None,
 ) -> LoadedModel[Any]:
     """Load `path` (see `checkpoint.load.load`, or an exported folder) as a predictor.
 
     Without `engine` a checkpoint's network predicts in PyTorch, on the accelerator if there is one, and an exported
     folder in the fastest engine. `engine` is the name of one, or ``auto``; see `cached_engine` and `open_exported`.
+    A classifier's ``auto`` is the fastest for images of `size` pixels (None: of the network's own size).
     A detector's run predicts in PyTorch only (``torch`` or ``auto``), and ``auto`` of an exported one is the fastest
     engine in float32. Raises ValueError for anything that cannot be loaded, and for a network of another `task`.
     """
     if is_exported(Path(path)):
-        return _load_exported(Path(path), engine or "auto", threads, task)
+        return _load_exported(Path(path), engine or "auto", threads, task, size)
     checkpoint = load(path, task=task)
     recipe = checkpoint.recipe
     if engine is None and threads is not None:
@@ -90,7 +106,7 @@ def load_predictor(
             torch.set_num_threads(threads)
     elif engine is not None:
         calibration = Path(path) / CALIBRATION_NAME
-        return LoadedModel.of(cached_engine(checkpoint, engine, threads, calibration), checkpoint)
+        return LoadedModel.of(cached_engine(checkpoint, engine, threads, calibration, size), checkpoint)
     device = pick_device("auto")
     model, preprocess, classes = checkpoint.model.to(device), checkpoint.preprocess, checkpoint.classes
     if recipe.task == "detection":
@@ -101,7 +117,9 @@ def load_predictor(
     return LoadedModel.of(NetworkPredictor(model, preprocess, classes), checkpoint)
 
 
-def _load_exported(path: Path, engine: str, threads: int | None, task: str | None) -> LoadedModel[Any]:
+def _load_exported(
+    path: Path, engine: str, threads: int | None, task: str | None, size: int | None
+) -> LoadedModel[Any]:
     actual = "detection" if read_manifest(path).output == "boxes" else "classification"
     if task not in (None, actual):
         command = "detect" if actual == "detection" else "predict"
@@ -111,5 +129,5 @@ def _load_exported(path: Path, engine: str, threads: int | None, task: str | Non
     if actual == "detection":
         return LoadedModel(open_exported_detector(path, engine, threads), actual)
     if is_auto(engine):
-        return LoadedModel(fastest_exported(path, engine, threads), actual)
+        return LoadedModel(fastest_exported(path, engine, threads, size), actual)
     return LoadedModel(open_exported(path, engine, threads), actual)

@@ -70,7 +70,8 @@ def build_asgi_app(config: ServeConfig) -> AdmissionMiddleware:
 
 def load_model(path: str, config: ServeConfig) -> LoadedModel[Any]:
     """Load a run or an exported folder in the configured engine."""
-    # The threads of a network without an engine are set by the batching thread.
+    # `googlenet serve` always names an engine, by default auto. Without one (a configuration made in Python) the
+    # network runs in PyTorch, and the batching thread sets its threads.
     has_engine = config.engine is not None or is_exported(Path(path))
     return load_predictor(path, config.engine, config.threads if has_engine else None)
 

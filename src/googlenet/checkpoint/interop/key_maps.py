@@ -1,6 +1,7 @@
 """The keys of other libraries' state dicts, read from the tables in ``key_maps.yaml``.
 
-A name in the tables may contain one list in braces: ``{"conv{1,2}": "Conv2d_{1a,2a}"}`` are two entries.
+`convert.key_map` combines them into the dictionary from this package's keys. A name in the tables may contain one list
+in braces: ``{"conv{1,2}": "Conv2d_{1a,2a}"}`` are two entries.
 """
 
 from collections.abc import Iterator, Mapping

@@ -15,7 +15,7 @@ import torch
 from ...files import cache_file, cache_folder, write_atomically
 from ..dataset import Dataset, LoadOptions, Split, num_validation
 from ..disk_cache import download
-from ..scan import pixel_statistics
+from ..image_checks import pixel_statistics
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 

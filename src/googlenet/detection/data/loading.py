@@ -14,8 +14,8 @@ from torchvision.ops import clip_boxes_to_image
 from ...data.accounting import MAX_EXAMPLES, Accounting, plural
 from ...data.dataset import LoadOptions, num_validation
 from ...data.decode import SWAPPING_METHODS, ImageError, open_image, printable, transpose_method
+from ...data.image_checks import channel_histogram, check_images, mean_std
 from ...data.lazy import ByteRanges
-from ...data.scan import channel_histogram, check_images, mean_std
 from ...data.sources.splits import SPLITS
 from .dataset import DetectionDataset, Sample, subsample
 from .layout import ImageFinder

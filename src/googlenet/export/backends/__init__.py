@@ -1,6 +1,7 @@
 """The backends that a network can be exported to: each is a module with the functions of `BackendModule`.
 
-A new one is a module and a line in `BACKENDS`. Modules are imported when they are first needed.
+A new one is a module and a line in `BACKENDS`, and its packages in pyproject's extra `export`. Modules are imported
+when they are first needed.
 """
 
 import importlib
@@ -46,7 +47,7 @@ class Backend(NamedTuple):
     `engine` names the engine, the package that runs it and the module in this package; `title` is the product's name,
     `suffix` that of the main file. Capabilities: `int8` (it can quantize), `detection` (it can export detectors),
     `fast` (``--engine auto`` tries it for a run, which is exported for that), `reduced` (it can compute in bfloat16 or
-    float16), `safe` (opening a file cannot run code in it).
+    float16), `features` (a file can return the last feature map), `safe` (opening a file cannot run code in it).
     """
 
     engine: str
@@ -56,6 +57,7 @@ class Backend(NamedTuple):
     detection: bool = False
     fast: bool = False
     reduced: bool = False
+    features: bool = True
     safe: bool = True
 
     @property
@@ -68,7 +70,7 @@ class Backend(NamedTuple):
 BACKENDS: dict[str, Backend] = {
     "onnx": Backend("onnxruntime", "ONNX Runtime", ".onnx", int8=True, detection=True, fast=True),
     "openvino": Backend("openvino", "OpenVINO", ".xml", int8=True, detection=True, fast=True, reduced=True),
-    "ncnn": Backend("ncnn", "ncnn", ".param"),
+    "ncnn": Backend("ncnn", "ncnn", ".param", features=False),
     "torch": Backend("torch", "PyTorch", ".pt2", safe=False),
 }
 
