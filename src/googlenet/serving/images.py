@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.decode import FULL_SIZE, ImageError, ImageTooLargeError, decode_image, decoded_size, to_tensor
 from ..data.preprocess import Preprocess
+from ..evaluation.predictor import round_to_uint8
 from .schemas import UploadedImage
 
 # Pillow reads more formats, some through external programs such as Ghostscript. Untrusted files must not reach those.
@@ -27,15 +28,17 @@ MAX_OPACITY = 0.75  # of the heatmap at its maximum
 
 
 class DecodedImage(NamedTuple):
-    """Float pixels 0..255 (1, channels, size, size) for each size, the preprocessing in words, and the time in s."""
+    """Pixels 0..255 (1, channels, size, size) for each size, the preprocessing in words, and the time in s."""
 
     pixels: list[Tensor]
     preprocessing: str
     seconds: float
 
 
-def decode_upload(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[int], max_pixels: int) -> DecodedImage:
-    """Decode an image file and resize it to each size.
+def decode_upload(
+    image: UploadedImage, preprocess: Preprocess, sizes: Sequence[int], max_pixels: int, rounded: bool
+) -> DecodedImage:
+    """Decode an image file and resize it to each size, to float, or `rounded` to uint8.
 
     Raises HTTPException: 413 if the image has more than `max_pixels` pixels, 422 if it cannot be decoded.
     """
@@ -48,7 +51,8 @@ def decode_upload(image: UploadedImage, preprocess: Preprocess, sizes: Sequence[
         resized = [preprocess.from_pil_unnormalized(decoded, size) for size in sizes]
     except ImageError as error:
         _reject(error)
-    return DecodedImage([pixels for pixels, _ in resized], resized[0][1], time.perf_counter() - start)
+    pixels = [round_to_uint8(pixels) if rounded else pixels for pixels, _ in resized]
+    return DecodedImage(pixels, resized[0][1], time.perf_counter() - start)
 
 
 class DecodedPixels(NamedTuple):

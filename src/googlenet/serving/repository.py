@@ -22,7 +22,7 @@ from ..detection.detector import Detector
 from ..detection.predict import DetectorPredictor, ObjectDetector
 from ..errors import nearest
 from ..evaluation.metrics import check_logits
-from ..evaluation.predictor import FeaturePredictor, Predictor
+from ..evaluation.predictor import FeaturePredictor, NetworkPredictor, Predictor
 from ..explain.cam import maps_of_features
 from ..export.manifest import MANIFEST_NAME
 from ..inference.loading import LoadedModel
@@ -34,7 +34,7 @@ log = logging.getLogger("googlenet.serve")
 WATCHED_FILES = (WEIGHTS_FILE, MANIFEST_NAME, ENSEMBLE_FILE)
 
 
-# From float pixels 0..255 (1, channels, h, w) and the index of a class, None for the most probable, to the index of the
+# From pixels 0..255 (1, channels, h, w) and the index of a class, None for the most probable, to the index of the
 # explained class, the logits (classes,), and the class activation map (h, w).
 Explainer = Callable[[Tensor, int | None], tuple[int, Tensor, Tensor]]
 
@@ -53,6 +53,11 @@ class ModelVersion:
     def size(self) -> int:
         """Default height and width of the input in pixels."""
         return max(self.predictor.preprocess.size, self.predictor.min_size)
+
+    @property
+    def rounds_pixels(self) -> bool:
+        """Whether the engine rounds pixels to uint8, so that they can wait and be joined as such."""
+        return not isinstance(self.predictor, NetworkPredictor)
 
     def predict(self, pixels: list[Tensor]) -> list[Tensor]:
         """Compute the logits (classes,) of each input (1, channels, h, w); all inputs have the same shape."""
