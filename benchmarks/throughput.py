@@ -1,7 +1,8 @@
-"""Compare the training speed of this package with the plain PyTorch baseline (`d2l_baseline.py`): the same functions.
+"""Compare the training speed of this package with the textbook's loop (`d2l_baseline.py`): the same functions.
 
-Each side runs in its own process, in alternation, for several rounds; the results are medians. Prints a table, and with
-``--json`` one JSON document. Run: make bench-throughput
+The textbook's loop is measured as typed, with channels-last weights, and with bfloat16 autocast too. Each side runs in
+its own process, in alternation, for several rounds; the results are medians. Prints a table, and with ``--json`` one
+JSON document. Run: make bench-throughput
 """
 
 import argparse
@@ -12,23 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+from googlenet.devices import cpu_features, pick_precision
 
 SIZES = (28, 32, 48, 64, 96)
 BATCH = 128
 
 
-def baseline_steps(size: int, steps: int, root: Path) -> list[float]:
-    """Return the seconds of single steps of the baseline."""
-    from d2l_baseline import step_seconds
-
-    return step_seconds(root, size, steps, BATCH)
-
-
-def googlenet_steps(size: int, steps: int, root: Path) -> list[float]:
+def googlenet_steps(root: Path, size: int, steps: int, bfloat16: bool) -> list[float]:
     """Return the seconds of single steps of this package: batch, forward, backward, update."""
     from googlenet import kernels
     from googlenet.checkpoint.format import build_network
@@ -51,7 +48,9 @@ def googlenet_steps(size: int, steps: int, root: Path) -> list[float]:
     seconds, last = [], time.perf_counter()
     for step in range(steps + 2):
         spec = full_batch_spec(num_images, BATCH, step=step, size=size, seed=0)
-        loss = task.loss(model, training_batch(data.train, preprocess, Augment(), spec)).loss
+        batch = training_batch(data.train, preprocess, Augment(), spec)
+        with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
+            loss = task.loss(model, batch).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -61,12 +60,35 @@ def googlenet_steps(size: int, steps: int, root: Path) -> list[float]:
     return seconds[2:]
 
 
-SIDES = {"baseline": baseline_steps, "googlenet": googlenet_steps}
+class Side(NamedTuple):
+    """What is measured: this package, or the textbook's loop with PyTorch's recommended settings."""
+
+    is_textbook: bool
+    bfloat16: bool
+    channels_last: bool = True
+
+    def step_seconds(self, root: Path, size: int, steps: int) -> list[float]:
+        """Return the seconds of single steps."""
+        if not self.is_textbook:
+            return googlenet_steps(root, size, steps, self.bfloat16)
+        from d2l_baseline import step_seconds
+
+        return step_seconds(root, size, steps, BATCH, channels_last=self.channels_last, bfloat16=self.bfloat16)
 
 
-def matmul_gflops() -> float:
-    """Return the speed of a 4096-cube float32 matrix product in GFLOP/s: the practical peak of this machine."""
-    a, b = torch.rand(4096, 4096), torch.rand(4096, 4096)
+TEXTBOOK = "textbook"
+SIDES = {
+    TEXTBOOK: Side(is_textbook=True, bfloat16=False, channels_last=False),
+    "textbook, channels-last": Side(is_textbook=True, bfloat16=False),
+    "textbook, channels-last, bfloat16": Side(is_textbook=True, bfloat16=True),
+    "googlenet": Side(is_textbook=False, bfloat16=False),
+    "googlenet, bfloat16": Side(is_textbook=False, bfloat16=True),
+}
+
+
+def matmul_gflops(dtype: torch.dtype) -> float:
+    """Return the speed of a 4096-cube matrix product in GFLOP/s: the practical peak of this machine."""
+    a, b = torch.rand(2, 4096, 4096).to(dtype)
     torch.mm(a, b)
     seconds = []
     for _ in range(5):
@@ -119,36 +141,48 @@ def unpack_fashion_mnist(root: Path) -> Path:
     return root
 
 
+def measure_size(size: int, sides: list[str], rounds: int, steps: int, root: Path) -> dict[str, list[float]]:
+    """Measure the sides in alternation; return the images per second of each round."""
+    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, values in speeds.items():
+            values.append(BATCH / statistics.median(run_in_process(side, size, steps, root)))
+    return speeds
+
+
+def compare_precision(speeds: dict[str, list[float]], bfloat16: bool, peak: float, gflop: float) -> dict[str, Any]:
+    """Compare this package in one precision with the fastest textbook form of at most that precision, by round."""
+    own = next(name for name in speeds if not SIDES[name].is_textbook and SIDES[name].bfloat16 == bfloat16)
+    peers = [name for name in speeds if SIDES[name].is_textbook and SIDES[name].bfloat16 <= bfloat16]
+    peer = max(peers, key=lambda name: statistics.median(speeds[name]))
+    ratios = [ours / theirs for ours, theirs in zip(speeds[own], speeds[peer], strict=True)]
+    return {
+        "name": own, "peer": peer, "ratio": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "matmul_utilization": round(statistics.median(speeds[own]) * gflop / peak, 2),
+    }  # fmt: skip
+
+
 def compare(sizes: tuple[int, ...], rounds: int, steps: int) -> dict[str, Any]:
-    """Measure both sides in alternation and return the medians for each size."""
+    """Measure all sides, in bfloat16 only where the processor has instructions for it."""
+    bfloat16 = pick_precision("auto", torch.device("cpu")) == "bfloat16"
+    sides = [name for name, side in SIDES.items() if bfloat16 or not side.bfloat16]
+    peaks = {False: matmul_gflops(torch.float32)} | ({True: matmul_gflops(torch.bfloat16)} if bfloat16 else {})
     rows = []
     with tempfile.TemporaryDirectory() as work:
         root = unpack_fashion_mnist(Path(work))
-        peak = matmul_gflops()
         for size in sizes:
-            seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-            for _ in range(rounds):
-                for side, values in seconds.items():
-                    values.append(statistics.median(run_in_process(side, size, steps, root)))
-            ratios = [a / b for a, b in zip(seconds["baseline"], seconds["googlenet"], strict=True)]
-            speed = BATCH / statistics.median(seconds["googlenet"])
-            rows.append({
-                "size": size,
-                "baseline_images_per_second": round(BATCH / statistics.median(seconds["baseline"]), 1),
-                "images_per_second": round(speed, 1),
-                "ratio": round(statistics.median(ratios), 2),
-                "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
-                "matmul_utilization": round(speed * step_gflop(size) / peak, 2),
-            })  # fmt: skip
+            speeds = measure_size(size, sides, rounds, steps, root)
+            gflop = step_gflop(size)
+            medians = {side: round(statistics.median(values), 1) for side, values in speeds.items()}
+            compared = [compare_precision(speeds, precision, peak, gflop) for precision, peak in peaks.items()]
+            rows.append({"size": size, "images_per_second": medians, "comparisons": compared})
             print(rows[-1], file=sys.stderr, flush=True)
     return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "matmul_gflops": round(peak, 1),
-        "rounds": rounds,
-        "steps_per_round": steps,
-        "rows": rows,
-    }
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": cpu_features(),
+        "matmul_gflops": {"bfloat16" if name else "float32": round(peak, 1) for name, peak in peaks.items()},
+        "rounds": rounds, "steps_per_round": steps, "rows": rows,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -163,22 +197,22 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(SIDES[args.side](args.size, args.steps, args.root)))
+        print(json.dumps(SIDES[args.side].step_seconds(args.root, args.size, args.steps)))
         return
     document = compare(tuple(args.sizes), args.rounds, args.steps)
     if args.json:
         print(json.dumps(document, indent=2))
         return
-    print(
-        f"matrix product: {document['matmul_gflops']} GFLOP/s, {document['threads']} threads, torch {torch.__version__}"
-    )
-    print("size  baseline  googlenet  ratio (range)       relative to the product")
+    print(f"matrix product, GFLOP/s: {document['matmul_gflops']}; {document['threads']} threads")
     for row in document["rows"]:
-        low, high = row["ratio_range"]
-        print(
-            f"{row['size']:>4}  {row['baseline_images_per_second']:>8}  {row['images_per_second']:>9}"
-            f"  {row['ratio']:>5} ({low}-{high})  {row['matmul_utilization']:>12.0%}"
-        )
+        for name, speed in row["images_per_second"].items():
+            print(f"{row['size']:>4} px  {name:<36}{speed:>8} images/s")
+        for item in row["comparisons"]:
+            low, high = item["ratio_range"]
+            print(
+                f"{row['size']:>4} px  {item['name']} is {item['ratio']} times as fast as {item['peer']} "
+                f"({low} to {high}), {item['matmul_utilization']:.0%} of a matrix product"
+            )
 
 
 if __name__ == "__main__":

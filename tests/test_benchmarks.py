@@ -20,6 +20,8 @@ BENCHMARKS = ROOT / "benchmarks"
 # Modules of other scripts, and a script without arguments.
 NOT_BENCHMARKS = {"_cli", "d2l_baseline", "update_docs"}
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in NOT_BENCHMARKS)
+# It writes results for each kind of processor.
+OWN_TARGET = "race"
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def test_script_starts(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert exited.value.code == 0
     output = capsys.readouterr().out
     assert "--json" in output
-    assert f"make bench-{name}" in " ".join(output.split())
+    assert (f"make {name}" if name == OWN_TARGET else f"make bench-{name}") in " ".join(output.split())
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, *sorted(NOT_BENCHMARKS)])
@@ -53,7 +55,7 @@ def test_names_imported_inside_functions_exist(name: str) -> None:
 
 def test_make_lists_every_benchmark() -> None:
     (names,) = re.findall(r"^BENCHMARKS := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert names.replace("\\\n", " ").split() == SCRIPTS
+    assert names.replace("\\\n", " ").split() == [name for name in SCRIPTS if name != OWN_TARGET]
 
 
 @pytest.mark.skipif(kernels.load_kernels() is None, reason="GOOGLENET_NATIVE=0, or no C compiler with OpenMP")
@@ -81,6 +83,21 @@ def test_tables_show_the_results(result: Path) -> None:
     assert update_docs.fill(page, result.stem, update_docs.TABLES[result.stem](document)) == page
 
 
+def test_the_race_shows_its_results() -> None:
+    """One table for each kind of processor, whose log is next to the result."""
+    update_docs: Any = importlib.import_module("update_docs")
+    page = (ROOT / "docs" / "race.md").read_text()
+    files = sorted((BENCHMARKS / "results" / "race").glob("*.json"))
+    documents = {file.stem: json.loads(file.read_text()) for file in files}
+    assert update_docs.REFERENCE in documents
+    assert update_docs.fill(page, "race", update_docs.training.races(documents)) == page
+    for file in files:
+        log = file.with_suffix(".log").read_text()
+        assert log.startswith("commit ") and "recipe fashion-mnist-fast" in log
+        for row in documents[file.stem]["rows"]:
+            assert f"{row['ratio']} times as fast as the textbook" in log
+
+
 def test_every_table_has_a_result_or_says_that_it_has_none() -> None:
     update_docs: Any = importlib.import_module("update_docs")
     measured = {path.stem for path in results()}
@@ -98,9 +115,10 @@ def test_plots_show_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(update_docs, "IMAGES", tmp_path)
     for name, plot in update_docs.PLOTS.items():
         plot(json.loads((BENCHMARKS / "results" / f"{name}.json").read_text()))
-    performance = (ROOT / "docs" / "performance.md").read_text()
+    update_docs.plot_race(json.loads((BENCHMARKS / "results" / "race" / f"{update_docs.REFERENCE}.json").read_text()))
+    pages = "".join((ROOT / "docs" / page).read_text() for page in ("performance.md", "race.md"))
     for path in tmp_path.iterdir():
-        assert f"images/{path.name}" in performance
+        assert f"images/{path.name}" in pages
 
 
 def test_tables_of_unmeasured_benchmarks() -> None:

@@ -14,3 +14,8 @@ def table(header: list[str], rows: list[list[object]]) -> str:
 def plural(count: int, noun: str) -> str:
     """Return "1 thread", "2 threads"."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def processor(cpu: Result) -> str:
+    """Format the model and the features of a processor."""
+    return f"{cpu['model']} ({cpu['cores']} cores; {', '.join(cpu['features'])})"

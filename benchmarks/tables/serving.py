@@ -1,6 +1,6 @@
 """Tables of the server and of batch prediction with Ray."""
 
-from .markdown import Result, plural, table
+from .markdown import Result, plural, processor, table
 
 
 def serving(result: Result) -> str:
@@ -14,11 +14,11 @@ def serving(result: Result) -> str:
     return (
         f"`{result['model']}` at {result['size']} px, {result['connections']} connections, batches of up to "
         f"{result['batch']}, {plural(result['threads'], 'thread')}: **{result['images_per_second']} images/s**; "
-        f"the fastest engine alone in batches, before and after: {engine}; ratio **{result['ratio']}**. The unfolded "
-        f"network in eager PyTorch, served: {result['eager_images_per_second']} images/s, a factor of "
+        f"its engine alone ({result['engine']}) in batches, before and after: {engine}; ratio **{result['ratio']}**. "
+        f"The unfolded network in eager PyTorch, served: {result['eager_images_per_second']} images/s, a factor of "
         f"**{result['eager_factor']}**. Resident memory during the load: "
-        f"{', '.join(map(str, result['memory_mb']))} MB. Exit code after SIGTERM: {result['exit_code']}.\n\n"
-        + table(["load", "seconds", "responses", "wrong", "lost"], rows)
+        f"{', '.join(map(str, result['memory_mb']))} MB. Exit code after SIGTERM: {result['exit_code']}. "
+        f"{processor(result['cpu'])}.\n\n" + table(["load", "seconds", "responses", "wrong", "lost"], rows)
     )
 
 

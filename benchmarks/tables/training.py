@@ -1,27 +1,36 @@
 """Tables of training: speed, accuracy, image sizes, folders."""
 
-from .markdown import Result, plural, table
+from .markdown import Result, plural, processor, table
 
 
 def throughput(result: Result) -> str:
-    """Format images per second by image size."""
-    rows = [
-        [
-            f"{row['size']} px", row["baseline_images_per_second"], row["images_per_second"],
-            f"{row['ratio']} ({row['ratio_range'][0]}-{row['ratio_range'][1]})", f"{row['matmul_utilization']:.0%}",
-        ]
-        for row in result["rows"]
-    ]  # fmt: skip
-    header = ["size", "baseline, images/s", "googlenet, images/s", "ratio (range)", "relative to a matrix product"]
+    """Format images per second of every side by image size, and the ratios to the fastest textbook form."""
+    rows = result["rows"]
+    sides = list(rows[0]["images_per_second"])
+    header = ["size", *(f"{side}, images/s" for side in sides)]
+    speeds = [[f"{row['size']} px", *row["images_per_second"].values()] for row in rows]
+    ratios: list[list[object]] = []
+    for row in rows:
+        for item in row["comparisons"]:
+            ratio = f"{item['ratio']} ({item['ratio_range'][0]}-{item['ratio_range'][1]})"
+            utilization = f"{item['matmul_utilization']:.0%}"
+            ratios.append([f"{row['size']} px", item["name"], item["peer"], ratio, utilization])
+    compared = ["size", "side", "fastest textbook form", "ratio (range)", "relative to a matrix product"]
+    products = ", ".join(f"{speed} GFLOP/s in {name}" for name, speed in result["matmul_gflops"].items())
     return (
-        f"{table(header, rows)}\n\n{plural(result['threads'], 'thread')}, torch {result['torch']}, "
-        f"a 4096-cube float32 product at {result['matmul_gflops']} GFLOP/s; medians of {result['rounds']} interleaved "
-        f"rounds of {result['steps_per_round']} steps, each side in its own process."
+        f"{table(header, speeds)}\n\n{table(compared, ratios)}\n\n{processor(result['cpu'])}, "
+        f"{plural(result['threads'], 'thread')}, torch {result['torch']}, a 4096-cube product at {products}; medians "
+        f"of {plural(result['rounds'], 'interleaved round')} of {result['steps_per_round']} steps, each side in its own process."
     )
 
 
-def time_to_accuracy(result: Result) -> str:
-    """Format every run, the means, the time of the baseline and the ratios."""
+def races(results: dict[str, Result]) -> str:
+    """Format the races of all kinds of processors, each with a heading."""
+    return "\n\n".join(f"### {name}\n\n{race(result)}" for name, result in results.items())
+
+
+def race(result: Result) -> str:
+    """Format every run, the means, the p-values, the time of the textbook and the ratios."""
     header = ["seed"]
     for row in result["rows"]:
         header += [f"{row['recipe']}, test top-1", "seconds, whole command"]
@@ -38,13 +47,20 @@ def time_to_accuracy(result: Result) -> str:
             line += [f"{row[f'top1_{name}']:.4f}", f"{row[f'seconds_{name}']:.1f}"]
         body.append(line)
     ratios = ", ".join(f"{row['recipe']} {row['ratio']}" for row in result["rows"])
+    p_values = ", ".join(f"{row['recipe']} {row['p_value']}" for row in result["rows"])
     return (
         f"{table(header, body)}\n\n"
-        f"The baseline's 10 epochs in the same run: {result['baseline_seconds_extrapolated']:,.0f} s, extrapolated "
-        f"from {result['baseline_measured_steps']} measured steps of {result['baseline_step_seconds']} s (median). "
-        f"**Ratio: {ratios}.** {plural(result['threads'], 'thread')}, torch {result['torch']}, "
-        f"{result['cpu_capability']}."
+        f"The textbook's 10 epochs in the same run: {result['textbook_seconds_extrapolated']:,.0f} s, extrapolated "
+        f"from {result['textbook_measured_steps']} measured steps of {result['textbook_step_seconds']} s (median). "
+        f"**Ratio: {ratios}.** p-value of a mean of at most 0.889: {p_values}. {processor(result['cpu'])}, trained in "
+        f"{result['precision']}{limited_to(result['max_cpu_isa'])}; {plural(result['threads'], 'thread')}, torch "
+        f"{result['torch']}."
     )
+
+
+def limited_to(isa: str | None) -> str:
+    """Format the limit of the instructions."""
+    return f", limited to {isa}" if isa else ""
 
 
 def step_profile(result: Result) -> str:
