@@ -72,7 +72,7 @@ def plot_throughput(result: Result) -> None:
         axes.plot(sizes, [row["images_per_second"][side] for row in result["rows"]], style, label=side)
     axes.set(xlabel="image size, px", ylabel="training images/s", yscale="log", xticks=sizes)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     figure.savefig(IMAGES / "throughput.svg", metadata={"Date": None})
 
 

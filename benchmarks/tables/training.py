@@ -20,8 +20,8 @@ def throughput(result: Result) -> str:
     return (
         f"{table(header, speeds)}\n\n{table(compared, ratios)}\n\n{processor(result['cpu'])}, "
         f"{plural(result['threads'], 'thread')}, torch {result['torch']}, a 4096-cube product at {products}; medians "
-        f"of {plural(result['rounds'], 'interleaved round')} of {result['steps_per_round']} steps, each side in its own "
-        "process."
+        f"of {plural(result['rounds'], 'interleaved round')} of {result['steps_per_round']} steps, each side in its "
+        "own process."
     )
 
 
