@@ -66,13 +66,13 @@ def plot_throughput(result: Result) -> None:
     import matplotlib.pyplot as plt
 
     sizes = [row["size"] for row in result["rows"]]
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     for side in result["rows"][0]["images_per_second"]:
         style = "s--" if side.startswith("textbook") else "o-"
         axes.plot(sizes, [row["images_per_second"][side] for row in result["rows"]], style, label=side)
     axes.set(xlabel="image size, px", ylabel="training images/s", yscale="log", xticks=sizes)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside right upper")
     figure.savefig(IMAGES / "throughput.svg", metadata={"Date": None})
 
 
