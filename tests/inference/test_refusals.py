@@ -36,7 +36,7 @@ def test_exported_folders_have_one_size_and_fixed_statistics(
     """Before the images are loaded."""
     predictor = NetworkPredictor(checkpoint.model, checkpoint.preprocess, checkpoint.classes)
     exported = LoadedModel(predictor, "classification")
-    monkeypatch.setattr("googlenet.inference.loading.load_predictor", lambda *_: exported)
+    monkeypatch.setattr("googlenet.inference.loading.load_predictor", lambda *_, **__: exported)
     assert main.main(["evaluate", "exported", "--data", "folder:missing", *flags]) == 1
     error = capsys.readouterr().err
     assert "--precise-bn name the run" in error
