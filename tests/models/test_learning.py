@@ -1,4 +1,4 @@
-"""Networks of every structure learn: 30 steps on Fashion-MNIST at its minimum size, at least 28 pixels, with its auxiliary heads."""
+"""Networks learn: 30 steps on Fashion-MNIST at their minimum size, at least 28 pixels, with their auxiliary heads."""
 
 import math
 
