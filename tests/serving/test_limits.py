@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,20 @@ def test_queue_limit(strict: httpx.Client) -> None:
     for response in rejected:
         assert response.headers["retry-after"] == "1" and "busy" in error_message(response, 429)
     assert post(strict, png()).status_code == 200, "the reservations have been released"
+
+
+def test_slow_uploads_reserve_nothing(strict: httpx.Client) -> None:
+    """More slow uploads than the queue has places, of more bytes than the budget, do not keep others out."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-API-Key: s3cret\r\nContent-Type: image/png\r\n"
+    address = urlsplit(str(strict.base_url))
+    with ExitStack() as stack:
+        for _ in range(30):
+            connection = stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=30))
+            connection.sendall(head + b"Content-Length: 50000\r\n\r\n" + bytes(100))
+        # The server has received them when it answers a request that was sent later.
+        assert strict.get("/healthz").status_code == 200
+        assert "googlenet_inflight_images 0.0" in strict.get("/metrics").text
+        assert post(strict, png()).status_code == 200
 
 
 def test_timeouts(strict: httpx.Client, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

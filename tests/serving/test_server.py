@@ -1,6 +1,7 @@
 """Lifecycle of the server: start, reload under load, graceful shutdown, wrong usage. No request is lost."""
 
 import asyncio
+import re
 import shutil
 import signal
 import socket
@@ -187,6 +188,23 @@ def serve(arguments: list[str]) -> int:
         return main(["serve", *arguments])
     except SystemExit as exit_:
         return int(exit_.code or 0)
+
+
+def test_access_log(small_run: Path, tmp_path: Path) -> None:
+    """Each request is one line with its id, which the response has as well. Ids that break a line are replaced."""
+    with run_server(small_run, "--access-log") as server:
+        named = httpx.get(f"{server.url}/v1/models", headers={"x-request-id": "order-7.3"})
+        forged = httpx.post(f"{server.url}/v1/no%0Apath", content=b"12345", headers={"x-request-id": "a b"})
+        server.process.terminate()
+        assert server.process.stderr is not None
+        lines = [line.partition(" 127.0.0.1 ")[2] for line in server.process.stderr.read().decode().splitlines()]
+    assert named.headers["x-request-id"] == "order-7.3"
+    assert re.fullmatch(r"[0-9a-f]{32}", forged.headers["x-request-id"])
+    numbers = (r"0 bytes received, [\d.]+ ms, request order-7\.3", r"5 bytes received, [\d.]+ ms, request [0-9a-f]{32}")
+    expected = (rf"GET '/v1/models' 200, {numbers[0]}", rf"POST '/v1/no\\npath' 404, {numbers[1]}")
+    found = [line for line in lines if line]
+    assert len(found) == 2
+    assert all(re.fullmatch(pattern, line) for pattern, line in zip(expected, found, strict=True)), found
 
 
 def test_port_in_use(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,8 +42,9 @@ def run(argv: list[str]) -> None:
         # Without this check, a web page could reach the server under a name that it lets point to this machine.
         hosts += LOOPBACK
     config = ServeConfig(
-        models, args.engine, args.threads, limits, api_key, args.reload_interval, hosts, args.drain_seconds
-    )
+        models, args.engine, args.threads, limits, api_key, args.reload_interval, hosts, args.drain_seconds,
+        args.access_log,
+    )  # fmt: skip
     try:
         from ..serving.server import Server, listen, url_of
     except ModuleNotFoundError as error:
@@ -74,6 +75,7 @@ def build_app(config: ServeConfig) -> "AdmissionMiddleware":
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("googlenet.serve").setLevel(logging.INFO)
+    logging.getLogger("googlenet.access").setLevel(logging.INFO if config.access_log else logging.WARNING)
     return build_asgi_app(config)
 
 
@@ -122,6 +124,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--drain-seconds", type=_non_negative, default=0.5, metavar="S",
         help="seconds in which requests are accepted after SIGTERM, while health checks fail (default: 0.5)",
     )  # fmt: skip
+    access_help = "log client, path, status, bytes, time and id of every request to standard error"
+    parser.add_argument("--access-log", action="store_true", help=access_help)
     replicas_help = "number of replicas under Ray Serve; MIN:MAX scales"
     parser.add_argument("--replicas", type=_replicas, metavar="N|MIN:MAX", help=replicas_help)
     return parser

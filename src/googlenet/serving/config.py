@@ -40,7 +40,8 @@ class ServeConfig:
     `models` maps names to runs, exported folders or weight files; the first is the default model. `engine` and
     `threads` are those of the predictors. `reload_interval` is in seconds, 0 to never check for changed files. Requests
     for another host than `allowed_hosts` (none: any) are rejected. `drain_seconds` is how long the server accepts
-    requests after a shutdown signal, so that a load balancer can react to the failing health check.
+    requests after a shutdown signal, so that a load balancer can react to the failing health check. With `access_log`
+    every request is logged.
     """
 
     models: Mapping[str, str]
@@ -51,3 +52,4 @@ class ServeConfig:
     reload_interval: float = 1.0
     allowed_hosts: tuple[str, ...] = ()
     drain_seconds: float = 0.5
+    access_log: bool = False

@@ -102,6 +102,18 @@ def _reject(error: ImageError) -> NoReturn:
     raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 422, str(error)) from None
 
 
+def heatmap_memory(size: int) -> int:
+    """An upper bound of the bytes of the images that `draw_heatmap` returns for an input of `size` pixels.
+
+    A PNG image that cannot be compressed has the size of its pixels: 10 bytes for the three images, in base64.
+    """
+    return _display_size(size) ** 2 * 10 * 4 // 3
+
+
+def _display_size(size: int) -> int:
+    return size * max(1, -(-MIN_SIDE // size))
+
+
 def draw_heatmap(pixels: Tensor, values: Tensor) -> dict[str, str]:
     """Draw a class activation map (h', w') over the network's input, 0..255, (channels, h, w).
 
@@ -109,7 +121,7 @@ def draw_heatmap(pixels: Tensor, values: Tensor) -> dict[str, str]:
     minimum to opaque at its maximum (a constant map is transparent); ``overlay``, the map over the input.
     """
     height, width = pixels.shape[-2:]
-    factor = max(1, -(-MIN_SIDE // max(height, width)))
+    factor = _display_size(max(height, width)) // max(height, width)
     size = (width * factor, height * factor)
     rows = pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows).convert("RGB")

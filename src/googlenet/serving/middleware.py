@@ -6,7 +6,9 @@ It is the outermost layer of the application, so that every request gets a respo
 import asyncio
 import hmac
 import logging
+import re
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +25,10 @@ from .metrics import Metrics
 from .schemas import INTERNAL_ERROR, error_response
 
 log = logging.getLogger("googlenet.serve")
+access_log = logging.getLogger("googlenet.access")
+
+# A client's own request id is used if it cannot break a line of the log.
+REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 # These paths need no API key: the page asks the user for it, and health checks do not have one.
 PUBLIC_PATHS = frozenset(("/", "/docs", "/openapi.json", "/healthz", "/v2/health/live", "/v2/health/ready"))
@@ -68,14 +74,18 @@ class Reservation:
 
         Raises HTTPException: 413 if the request alone exceeds the budget, 429 if it does together with others.
         """
+        self.check(images, memory)
+        for holder in (self.budget, self):
+            holder.images += images
+            holder.memory += memory
+
+    def check(self, images: int, memory: int) -> None:
+        """Raise the exceptions of `reserve` without reserving anything."""
         budget = self.budget
         if self.images + images > budget.max_images or self.memory + memory > budget.max_memory:
             raise HTTPException(413, "the request exceeds the server's memory limit; send fewer images or sizes")
         if budget.images + images > budget.max_images or budget.memory + memory > budget.max_memory:
             raise HTTPException(429, "the server is busy; retry later", {"Retry-After": "1"})
-        for holder in (budget, self):
-            holder.images += images
-            holder.memory += memory
 
 
 class MemoryPool:
@@ -158,6 +168,8 @@ class _RequestGuard:
         self.reservation = scope.setdefault("state", {})["reservation"] = Reservation(middleware.budget)
         self.complete = scope["method"] in ("GET", "HEAD")  # True when the body has been received
         self.status: int | None = None
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = request_id if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex
 
     async def run(self) -> None:
         middleware, start = self.middleware, time.perf_counter()
@@ -173,12 +185,17 @@ class _RequestGuard:
             status, what = (504, "no response") if self.complete else (408, "the body was not received")
             await self.respond_error(self.error(status, f"{what} within {timeout:g} s"))
         except Exception:
-            log.exception("%s %r", self.scope["method"], self.scope["path"])
+            log.exception("%s %r, request %s", self.scope["method"], self.scope["path"], self.request_id)
             await self.respond_error(self.error(500, INTERNAL_ERROR))
         finally:
-            route = getattr(self.scope.get("route"), "path", "none")
+            route, seconds = getattr(self.scope.get("route"), "path", "none"), time.perf_counter() - start
             middleware.metrics.requests.labels(route, str(self.status)).inc()
-            middleware.metrics.request_duration.labels(route).observe(time.perf_counter() - start)
+            middleware.metrics.request_duration.labels(route).observe(seconds)
+            access_log.info(
+                "%s %s %r %s, %d bytes received, %.1f ms, request %s", (self.scope.get("client") or ["-"])[0],
+                self.scope["method"], self.scope["path"], self.status, self.received_bytes, 1e3 * seconds,
+                self.request_id,
+            )  # fmt: skip
 
     def admit(self) -> None:
         """Check API key, announced body size and resource budget; raises HTTPException."""
@@ -193,7 +210,13 @@ class _RequestGuard:
         length = headers.get("content-length", "0")
         size = int(length) if length.isdecimal() and len(length) < 20 else 0
         self.check_size(size)
-        self.reservation.reserve(images=1 if self.scope["method"] == "POST" else 0, memory=size)
+        # Nothing is reserved before it arrives: clients that send slowly must not keep others out.
+        self.reservation.check(self.num_images, size)
+
+    @property
+    def num_images(self) -> int:
+        """The images that a request holds at least from the moment at which its body is complete."""
+        return int(self.scope["method"] == "POST")
 
     def check_origin(self, headers: Headers) -> None:
         """Reject requests that a web page of another site makes a browser send; raises HTTPException.
@@ -218,9 +241,7 @@ class _RequestGuard:
         if message["type"] == "http.request":
             self.count(message)
             self.check_size(self.received_bytes)
-            # The length of a chunked body is not announced, so its memory is reserved as it arrives.
-            if self.received_bytes > self.reservation.memory:
-                self.reservation.reserve(memory=self.received_bytes - self.reservation.memory)
+            self.reservation.reserve(self.num_images if self.complete else 0, len(message.get("body", b"")))
         return message
 
     def count(self, message: Message) -> None:
@@ -234,6 +255,7 @@ class _RequestGuard:
                 await self.drain_body()
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
+            headers["X-Request-Id"] = self.request_id
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             if self.middleware.draining or not self.complete:

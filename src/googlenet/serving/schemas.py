@@ -160,6 +160,7 @@ async def parse_request(request: Request, limits: Limits, options_type: type[Opt
         # Base64 has no commas. Counting them is fast; parsing a million short texts is not.
         if content.count(b",") > 2 * limits.max_images + MAX_OPTION_COMMAS:
             raise HTTPException(413, f"too many values; the limit is {limits.max_images} images per request")
+        request.state.reservation.reserve(memory=2 * len(content))  # the texts, and the files in them
         body = _BODIES[options_type].model_validate(parse_json(content))
         options = cast(Options, body)
         _check_count(len(body.images), limits)

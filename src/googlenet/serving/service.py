@@ -16,7 +16,7 @@ from ..detection.data.dataset import Detections
 from ..errors import NonFiniteLossError
 from .batching import BatchResult, MicroBatcher
 from .config import Limits
-from .images import DecodedImage, DecodedPixels, decode_pixels, decode_upload, draw_heatmap, read_header
+from .images import DecodedImage, DecodedPixels, decode_pixels, decode_upload, draw_heatmap, heatmap_memory, read_header
 from .metrics import Metrics
 from .middleware import MemoryPool, Reservation, ResourceBudget
 from .repository import DetectorVersion, ModelRepository, ModelVersion
@@ -87,6 +87,7 @@ class InferenceService:
             raise HTTPException(422, f"label: {model.name} has no class {label!r}; /v1/models lists the classes")
         index = None if label is None else classes.index(label)
         start, sizes = time.perf_counter(), self.input_sizes(model, request)
+        reservation.reserve(memory=heatmap_memory(sizes[0]))
         image = await self._decode(model, request.images[0], sizes, reservation)
         (pixels,), explainer = image.pixels, model.explain
         result = await self.batcher.submit((model, "explain"), lambda items: [explainer(*items[0])], (pixels, index), 1)
