@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .accounting import Accounting
@@ -19,27 +21,35 @@ OnError = Literal["skip", "raise"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 (n, channels, h, w) in memory or on disk, with labels int64 (n,) and one name per image."""
+    """Images uint8 (n, channels, h, w) in memory or on disk, with labels int64 (n,) and one name per image.
+
+    `columns` are further values per image, by name: arrays of Python objects (n,), such as the columns of a table
+    (`googlenet.data.table_file`). Every method keeps them with their images.
+    """
 
     images: Tensor | LazyImages
     labels: Tensor
     names: Sequence[str]
+    columns: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Split":
         """Move images and labels to `device`."""
-        return Split(self.images.to(device), self.labels.to(device), self.names)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def slice(self, start: int, stop: int | None) -> "Split":
         """Return the images start..stop, without a copy."""
-        return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop])
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop], columns)
 
     def select(self, indices: Tensor) -> "Split":
         """Return the images with these int64 indices, or those where a bool mask (n,) is true."""
-        positions = (indices.nonzero().flatten() if indices.dtype == torch.bool else indices).tolist()
-        return Split(self.images[indices], self.labels[indices], [self.names[position] for position in positions])
+        positions = (indices.nonzero().flatten() if indices.dtype == torch.bool else indices).cpu().numpy()
+        names = [self.names[position] for position in positions.tolist()]
+        columns = {name: values[positions] for name, values in self.columns.items()}
+        return Split(self.images[indices], self.labels[indices], names, columns)
 
     def subsample(self, count: int) -> "Split":
         """Return at most `count` evenly spaced images: if the images are ordered by class, each keeps its share."""
@@ -69,7 +79,8 @@ class Dataset:
     `source` has absolute paths; `classes` are in the order of the labels, and `synsets` are their WordNet identifiers,
     if the source has them. `validation` images are the source's own or held out of `train`; `test` may be empty. `mean`
     and `std` of the training pixels are fractions of the pixel range. `accounting` counts the used and excluded files.
-    `max_value` is white in images of more than 8 bits per channel; see `Preprocess`.
+    `max_value` is white in images of more than 8 bits per channel; see `Preprocess`. `fold_column` is the column of the
+    splits (`Split.columns`) with the folds for cross-validation, if the source has one.
     """
 
     source: str
@@ -82,6 +93,7 @@ class Dataset:
     accounting: Accounting = field(default_factory=Accounting)
     synsets: tuple[str, ...] = ()
     max_value: float | None = None
+    fold_column: str | None = None
 
     def to(self, device: torch.device) -> "Dataset":
         """Move the images to `device`, so that batches are created there."""
