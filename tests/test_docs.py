@@ -52,6 +52,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for index, image in enumerate(sorted(samples.iterdir())):
             shutil.copy(image, tmp_path / "photos" / name / f"{index}.png")
     shutil.copy(samples / "bag.png", tmp_path / "new-photo.jpg")
+    images = sorted(path.relative_to(tmp_path) for path in (tmp_path / "photos").rglob("*.png"))
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *(f"{path},{path.parts[1]}" for path in images)]))
     network = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
     torch.save(network.state_dict(), tmp_path / "theirs.pth")
     monkeypatch.chdir(tmp_path)

@@ -15,11 +15,13 @@ def test_every_module_has_load(name: str) -> None:
     assert all(form.partition(":")[0] == name for form in SOURCES[name].usage)
 
 
-@pytest.mark.parametrize("source", ["", "nothing", "folder", "folder:", "fashion-mnist:x", "shards:", "imagenet"])
+@pytest.mark.parametrize(
+    "source", ["", "nothing", "folder", "folder:", "fashion-mnist:x", "shards:", "imagenet", "table:"]
+)
 def test_unknown_sources_list_the_known_ones(source: str) -> None:
     with pytest.raises(ValueError, match="unknown data source") as raised:
         load_dataset(source)
-    assert "fashion-mnist, folder:PATH, imagenet:PATH, shards:PATH or shards:URL" in str(raised.value)
+    assert describe_sources("classification") in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

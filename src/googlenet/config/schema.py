@@ -88,9 +88,9 @@ class DataConfig(_Validated):
     """The images.
 
     Attributes:
-        source: fashion-mnist, folder:PATH (one folder per class), imagenet:PATH, or shards:PATH or shards:URL
-            (WebDataset tar files); for detection scenes, scenes:train=N,test=N,seed=N, coco:PATH, voc:PATH or
-            yolo:PATH.
+        source: fashion-mnist, folder:PATH (one folder per class), table:FILE (CSV, TSV, JSON Lines or Parquet),
+            imagenet:PATH, or shards:PATH or shards:URL (WebDataset tar files); for detection scenes,
+            scenes:train=N,test=N,seed=N, coco:PATH, voc:PATH or yolo:PATH. See docs/data.md.
         root: folder to search for the data first; relative paths in `source` are relative to it.
         val_split: training images held out for validation: a count (1 or more) or a fraction below 1.
         split_seed: seed that selects the validation images; unset: the recipe's seed.
@@ -108,6 +108,11 @@ class DataConfig(_Validated):
         in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they
             fit into half of the available memory.
         num_workers: processes that decode images that are not in memory; unset: one per core, 0 on one core.
+        image_column: column of a table with the path of the image; unset: the first with a usual name.
+        label_column: column of a table with the label; unset: the first with a usual name.
+        split_column: column of a table with train, validation or test; unset: the first with a usual name.
+        fold_column: column of a table with the folds for cross-validation; unset: the first with a usual name.
+        validation_fold: hold out the training images with this value of fold_column for validation.
     """
 
     source: str = "fashion-mnist"
@@ -123,6 +128,11 @@ class DataConfig(_Validated):
     max_samples: int | None = within("[1, inf)", None)
     in_memory: bool | None = None
     num_workers: int | None = within("[0, inf)", None)
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    fold_column: str | None = None
+    validation_fold: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from .lazy import ByteRanges, LazyImages, default_num_workers
 from .preprocess import CropMode, Interpolation, Preprocess
 
 OnError = Literal["skip", "raise"]
+# Options of sources with columns, of the same name in `LoadOptions` and in the recipe's `data`.
+COLUMN_OPTIONS = ("image_column", "label_column", "split_column", "fold_column", "validation_fold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,8 @@ class LoadOptions:
         in_memory: keep decoded images in memory, or decode them for each batch; unset: if half of the available memory
             is enough.
         num_workers: processes that decode ahead when images are not in memory; unset: `default_num_workers`.
+        image_column, label_column, split_column, fold_column: of a table; unset: found by `table_file.COLUMN_NAMES`.
+        validation_fold: the training images of this fold of `fold_column` are the validation images.
     """
 
     root: str | None = None
@@ -147,6 +151,11 @@ class LoadOptions:
     seed: int = 0
     in_memory: bool | None = None
     num_workers: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    fold_column: str | None = None
+    validation_fold: str | None = None
 
     @property
     def workers(self) -> int:

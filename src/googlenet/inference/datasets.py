@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import overload
 
 from ..config.schema import DataConfig
-from ..data.dataset import Dataset, LoadOptions, Split
+from ..data.dataset import COLUMN_OPTIONS, Dataset, LoadOptions, Split
 from ..data.preprocess import storage_size
 from ..data.sources import absolute_source, load_dataset
 from ..data.sources.imagenet import classes_match
@@ -24,6 +24,11 @@ def resolve_source(
     config = model.data or DataConfig()
     name = absolute_source(source or config.source, root)
     is_own = model.data is not None and name == config.source
+    # Another table has the same columns as that of the run.
+    is_same_kind = name.partition(":")[0] == config.source.partition(":")[0]
+    columns = {key: getattr(config, key) for key in COLUMN_OPTIONS} if is_same_kind else {}
+    if not is_own:
+        columns.pop("validation_fold", None)
     return name, LoadOptions(
         root=root or config.root,
         validation=config.val_split if is_own else 0,
@@ -32,6 +37,7 @@ def resolve_source(
         on_error=config.on_error,
         max_samples=max_images or (config.max_samples if is_own else None),
         seed=config.split_seed or 0,
+        **columns,
     )
 
 

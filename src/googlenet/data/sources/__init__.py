@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..dataset import Dataset, LoadOptions
+from ..dataset import COLUMN_OPTIONS, Dataset, LoadOptions
 
 __all__ = ["SOURCES", "LoadOptions", "Source", "absolute_source", "describe_sources", "load_dataset", "load_source"]
 
@@ -24,6 +24,10 @@ def _absolute_path(location: str, root: str | None) -> str:
     if url_scheme(location):
         raise ValueError(f"{location}: a URL; download the data, unpack it and give the path of the folder")
     return str(Path(root or "", Path(location).expanduser()).absolute())
+
+
+def _absolute_file(location: str, root: str | None) -> str:
+    return _absolute_path(location, root)  # A function of its own, because archives are an error for `_absolute_path`.
 
 
 def _absolute_shards(location: str, root: str | None) -> str:
@@ -42,12 +46,14 @@ class Source(NamedTuple):
 
     `module`, which is imported on use, loads images for the task `kind`. `usage` are the forms ``NAME`` or
     ``NAME:LOCATION``. `make_absolute(location, root)` makes the paths in a location absolute, relative to `root`.
+    `has_columns` if the `COLUMN_OPTIONS` apply.
     """
 
     module: str
     kind: Kind
     usage: tuple[str, ...]
     make_absolute: Callable[[str, str | None], str] = lambda location, _: location
+    has_columns: bool = False
 
 
 SOURCES = {
@@ -56,6 +62,9 @@ SOURCES = {
     "imagenet": Source("googlenet.data.sources.imagenet", "classification", ("imagenet:PATH",), _absolute_path),
     "shards": Source(
         "googlenet.data.sources.webdataset", "classification", ("shards:PATH", "shards:URL"), _absolute_shards
+    ),
+    "table": Source(
+        "googlenet.data.sources.table", "classification", ("table:FILE",), _absolute_file, has_columns=True
     ),
     "scenes": Source("googlenet.detection.data.scenes", "detection", ("scenes", "scenes:train=N,test=N,seed=N")),
     "coco": Source("googlenet.detection.data.coco", "detection", ("coco:PATH",), _absolute_path),
@@ -85,6 +94,10 @@ def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
         raise ValueError(f"unknown data source {source!r}; use {describe_sources(kind)}")
     if entry.kind != kind:
         raise ValueError(f"{source}: a data source for task: {entry.kind}; for {kind} use {describe_sources(kind)}")
+    if not entry.has_columns and (given := [key for key in COLUMN_OPTIONS if getattr(options, key) is not None]):
+        raise ValueError(
+            f"{source}: has no columns, so data.{given[0]} does not apply; unset it: --data.{given[0]} null"
+        )
     location = entry.make_absolute(location, options.root)
     if entry.make_absolute is _absolute_path and _is_archive(Path(location)):
         raise ValueError(f"{location}: an archive; unpack it and give the path of the folder")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...config.schema import Recipe
 from ...data.calibration import Calibration
-from ...data.dataset import LoadOptions
+from ...data.dataset import COLUMN_OPTIONS, LoadOptions
 from ...data.loader import BatchSpec
 from ...data.preprocess import Preprocess, storage_size
 from ...evaluation.report import ReportInfo
@@ -92,7 +92,7 @@ def load_options(recipe: Recipe) -> LoadOptions:
         root=data.root, validation=data.val_split, size=size,
         crop_mode=data.crop_mode, interpolation=data.interpolation or "bilinear", max_value=data.max_value,
         on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
-        num_workers=data.num_workers,
+        num_workers=data.num_workers, **{name: getattr(data, name) for name in COLUMN_OPTIONS},
     )  # fmt: skip
 
 
