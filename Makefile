@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := ablation cam_localization d2l_recipe decoding deployment detection detection_baseline ensemble export_parity finetune \
 	fuzz_server gpu hostile_server init_without_norm models multi_scale overheads ray_predict rcnn serving step_profile throughput
 
-.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench race docs-results clean
+.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench race docs-results dist clean
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample images (about 3 minutes on 2 cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make race   time to accuracy of two recipes with five seeds, compared with plain PyTorch (about 10 minutes on 2 cores)"
 	@echo "make bench  training throughput and the race"
 	@echo "make bench-NAME  one of $(BENCHMARKS); writes the result into docs/"
+	@echo "make dist   the wheel for Linux on x86-64, with its CPU kernels, and the sdist, in dist/"
 	@echo "make docs-results  write all results of benchmarks into docs/"
 
 setup: $(VENV)/.installed
@@ -105,6 +106,11 @@ bench-%: benchmarks/%.py $(VENV)/.installed-dev
 
 docs-results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/update_docs.py
+
+# The wheel contains the CPU kernels of every prebuilt level (hatch_build.py).
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	GOOGLENET_PREBUILT=1 $(BIN)/python -m hatchling build -d dist
 
 clean:
 	rm -rf $(VENV) runs

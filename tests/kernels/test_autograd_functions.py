@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import googlenet
 from googlenet import kernels
-from googlenet.kernels import build
+from googlenet.kernels import build, levels
 from googlenet.kernels.conv_bn_relu import BatchStats, compute_batch_stats, norm_relu_backward
 from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_channels
 from googlenet.models.init import init_weights
@@ -296,7 +296,7 @@ def test_widest_blocks_equal_double_precision(name: str, width_mult: float) -> N
     x, exact_x = x.requires_grad_(), x.double().detach().requires_grad_()
     out, expected = block.train()(x), exact(exact_x)
     merged = row.conv1x1 + row.reduce3x3 + row.reduce5x5
-    assert (out.grad_fn.name() == "_InceptionBackward") == (merged <= build.MAX_CHANNELS)
+    assert (out.grad_fn.name() == "_InceptionBackward") == (merged <= levels.MAX_CHANNELS)
     assert_close(out, expected)
     for p, q in zip(block.buffers(), exact.buffers(), strict=True):
         assert_close(p, q, 1e-5)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .build import MAX_CHANNELS, load_kernels
+from .build import load_kernels
 from .conv_bn_relu import (
     BatchStats,
     PoolGeometry,
@@ -36,6 +36,7 @@ from .conv_bn_relu import (
     norm_relu_backward,
     pool_geometry,
 )
+from .levels import MAX_CHANNELS
 
 # The pooling kernels process this number of channels at once.
 LANES = 16

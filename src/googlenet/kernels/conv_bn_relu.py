@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .build import MAX_CHANNELS, NUM_CHUNKS
 from .ffi import call
+from .levels import MAX_CHANNELS, NUM_CHUNKS
 from .winograd import select_tile_size, winograd_conv, winograd_conv_backward
 
 # For more rows oneDNN's 1x1 convolution is faster than MKL's matrix product.
