@@ -20,6 +20,7 @@ IMAGES = DOCS / "images"
 # The page of each result; the others are in docs/performance.md.
 PAGES = {
     "models": "models.md", "overheads": "models.md", "init_without_norm": "models.md",
+    "own_images": "finetune.md",
     "ensemble": "ensembles.md",
     "cam_localization": "explain.md",
     "deployment": "performance.md", "deployment_avx2": "performance.md", "export_parity": "export.md",
@@ -37,6 +38,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "step_profile": training.step_profile,
     "decoding": training.decoding,
     "finetune": training.finetune,
+    "own_images": training.own_images,
     "multi_scale": training.multi_scale,
     "d2l_recipe": training.d2l_recipe,
     "ablation": training.ablation,

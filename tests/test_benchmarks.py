@@ -18,7 +18,7 @@ from googlenet.kernels import conv_bn_relu, winograd
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 # Modules of other scripts, and a script without arguments.
-NOT_BENCHMARKS = {"_cli", "d2l_baseline", "update_docs"}
+NOT_BENCHMARKS = {"_cli", "d2l_baseline", "own_images_data", "plain_training", "update_docs"}
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in NOT_BENCHMARKS)
 # It writes results for each kind of processor.
 OWN_TARGET = "race"

@@ -103,10 +103,14 @@ def shorten(arguments: list[str]) -> list[str]:
     if "train" in arguments[:2] and ("--resume" not in arguments or "auto" in arguments):
         if command == "ensemble":
             return [*arguments, *SHORT, "--num-models=2", "--model.width_mult=0.25"]
+        if arguments[1] == "folder":
+            return [*arguments, *SHORT, "--model.width_mult=0.25", "--minutes=0.1"]
         if arguments[1].startswith("scenes-"):
             return [*arguments, *SHORT, *FEW_SCENES]
         narrow = not {"--model.init_from", "--model.width_mult"} & set(arguments)
         return [*arguments, *SHORT, *(["--model.width_mult=0.25"] if narrow else [])]
+    if command == "tune":
+        return [*arguments, "--trials=2"] if "--resume" in arguments else [*arguments, *SHORT, "--trials=1"]
     if command == "evaluate" and ("--max-images" not in arguments or "--crops" in arguments):
         return [*arguments, "--max-images", "20"]
     if command == "explain" and "--max-images" not in arguments:

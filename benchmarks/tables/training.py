@@ -146,3 +146,21 @@ def ablation(result: Result) -> str:
     header = ["change", "keys", "validation top-1, mean", "sd", "n", *(["seconds, median"] if sequential else [])]
     tta = ", with horizontal flips" if result["tta_flip"] else ""
     return f"{table(header, rows)}\n\nSeeds from 0{tta}; {result['device']}, torch {result['torch']}."
+
+
+def own_images(result: Result) -> str:
+    """Format the accuracy of every side for each folder and time, and what was planned."""
+    header = ["images", "minutes", "side", "test top-1, mean", "95 % interval", "sd", "n", "seconds, whole command"]
+    body = [
+        [
+            row["data"], f"{row['minutes']:g}", row["side"], f"{row['top1']:.4f}", f"± {row['half_interval']:.4f}",
+            f"{row['sd']:.4f}", row["n"], f"{row['seconds']:.0f}",
+        ]
+        for row in sorted(result["rows"], key=lambda row: (row["data"], row["minutes"]))
+    ]  # fmt: skip
+    plans = [[row["data"], f"{row['minutes']:g}", "; ".join(row["plan"][2:5])] for row in result["rows"] if row["plan"]]
+    return (
+        f"{table(header, body)}\n\n{table(['images', 'minutes', 'plan of seed 0'], plans)}\n\n{result['device']}, "
+        f"{plural(result['threads'], 'thread')}, torch {result['torch']}. The interval is that of one run on the test "
+        "images."
+    )

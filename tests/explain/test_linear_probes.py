@@ -7,14 +7,8 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 import googlenet
-from googlenet.explain.linear_probes import (
-    PIXELS,
-    PooledFeatures,
-    evaluate_heads,
-    fit_probes,
-    fit_ridge,
-    pooled_features,
-)
+from googlenet.evaluation.linear_probes import PIXELS, PooledFeatures, fit_probes, fit_ridge, pooled_features
+from googlenet.explain.linear_probes import evaluate_heads
 
 pytestmark = pytest.mark.cpu
 

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "download": Command("googlenet.cli.download", "Download a data set."),
     "scenes": Command("googlenet.cli.scenes", "Generate images with labeled boxes to train detectors on."),
     "train": Command("googlenet.cli.train", "Train a network as a recipe says."),
+    "tune": Command("googlenet.cli.tune", "Search for better values of a recipe within a time."),
     "ensemble": Command("googlenet.cli.ensemble", "Train several networks whose predictions are averaged."),
     "evaluate": Command("googlenet.cli.evaluate", "Measure a trained network."),
     "predict": Command("googlenet.cli.predict", "Classify images."),

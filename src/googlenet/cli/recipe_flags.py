@@ -46,13 +46,20 @@ def read_recipe_argument(
         parser.error("name a recipe: " + ", ".join(list_recipes()))
     if flags and argv.index(flags[0]) < argv.index(name):
         parser.error("name the recipe first, then the flags that change it")
-    common = [
-        f"--{key}={value}"
-        for flag, (key, _, _) in COMMON_FLAGS.items()
-        if (value := getattr(args, flag.removeprefix("--").replace("-", "_"))) is not None
-    ]
     read_recipe(name)
     try:
-        return read_recipe(name, [*common, *flags])
+        return read_recipe(name, [*_common_flags(args), *flags])
     except ValueError as error:
         parser.error(str(error))
+
+
+def _common_flags(args: argparse.Namespace) -> list[str]:
+    values = {key: getattr(args, flag.removeprefix("--").replace("-", "_")) for flag, (key, *_) in COMMON_FLAGS.items()}
+    values["budget_minutes"] = getattr(args, "budget_minutes", None)  # of `train` only
+    return [f"--{key}={value}" for key, value in values.items() if value is not None]
+
+
+def flag_keys(args: argparse.Namespace, flags: list[str]) -> set[str]:
+    """Return the recipe keys that the command line sets."""
+    names = [flag for flag in [*_common_flags(args), *flags] if flag.startswith("--")]
+    return {name.removeprefix("--").partition("=")[0].replace("-", "_") for name in names}

@@ -66,7 +66,8 @@ class ModelConfig(_Validated):
         init_from: start from the weights of a run folder, a .safetensors file, or published weights such as
             torchvision:googlenet. Unset model options are taken from there; other classes get a new classifier.
         freeze: layers that are not trained: none, stem (all before the first Inception block), trunk (all but the
-            classifier), or all layers up to a named one, such as inception_4a.
+            classifier), all layers up to a named one, such as inception_4a, or auto (those whose features already
+            separate the classes, measured by linear probes on the validation images).
     """
 
     name: str | None = None
@@ -332,6 +333,10 @@ class Recipe(_Validated):
         task: classification (one label per image) or detection (labeled boxes).
         epochs: passes over the training images; the last may be partial, such as 1.25.
         min_steps: train more epochs if `epochs` has fewer steps than this: for small data sets.
+        budget_minutes: end the run after this time, from reading the data to the report: the number of steps follows
+            the measured speed, whatever `epochs` says; unset: off.
+        auto_plan: choose image size, width, epochs, batch size, crops and class weights for budget_minutes from the
+            data and the measured speed, except those that are set by flags.
         batch_size: images per step, over all processes.
         grad_accum_steps: parts into which each batch is split to save memory; gradients are accumulated.
         seed: seed of the initial weights, the order, the validation split and all augmentation.
@@ -344,6 +349,8 @@ class Recipe(_Validated):
         device: auto, cpu, cuda or mps.
         precision: float32, bfloat16, float16 (CUDA only), or auto (bfloat16 where the device has instructions for it).
         compile: use torch.compile, instead of the native CPU kernels on CPUs.
+        tracker: where metrics are shown, besides metrics.jsonl: tensorboard, wandb (Weights & Biases), mlflow, trackio,
+            or none.
     """
 
     task: Literal["classification", "detection"] = "classification"
@@ -358,6 +365,8 @@ class Recipe(_Validated):
     regions: RegionsConfig = field(default_factory=RegionsConfig)
     epochs: float = within("(0, inf)", 10)
     min_steps: int = within("[0, inf)", 0)
+    budget_minutes: float | None = within("(0, inf)", None)
+    auto_plan: bool = False
     batch_size: int = within("[1, inf)", 128)
     grad_accum_steps: int = within("[1, inf)", 1)
     seed: int = within("[0, 2147483648)", 0)
@@ -369,6 +378,7 @@ class Recipe(_Validated):
     device: str = "auto"
     precision: Precision = "float32"
     compile: bool = False
+    tracker: Literal["tensorboard", "wandb", "mlflow", "trackio", "none"] = "tensorboard"
 
     def _check_combinations(self) -> None:
         if self.grad_accum_steps > 1 and 2 * self.grad_accum_steps > self.batch_size:

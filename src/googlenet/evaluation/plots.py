@@ -121,3 +121,32 @@ def training_curves(entries: Sequence[dict[str, Any]], curve: Curve) -> str:
     sizes.set_ylim(0, 1.15 * max(entry["size"] for entry in train))
     style_axes(loss, accuracy, settings, hide=("top",))
     return to_svg(figure)
+
+
+def draw_search(trials: Sequence[dict[str, Any]], keys: Sequence[str]) -> bytes:
+    """Draw a search: the validation metric by trial with the best so far, and by the value of each recipe key (PNG).
+
+    `trials` have `number`, `state`, `value` and `values` by key; those without a value are left out.
+    """
+    rows = sorted((row for row in trials if row["value"] is not None), key=lambda row: row["number"])
+    figure = new_figure(3 * (1 + len(keys)), 3)
+    history, *panels = figure.subplots(1, 1 + len(keys), sharey=True, squeeze=False)[0]
+    complete = [row for row in rows if row["state"] == "complete"]
+    best = [max(row["value"] for row in complete[: index + 1]) for index in range(len(complete))]
+    history.step([row["number"] for row in complete], best, where="post", color=VERMILLION, lw=1.2, label="best")
+    history.set(xlabel="trial", ylabel="validation metric")
+    for axis, key in ((history, None), *zip(panels, keys, strict=True)):
+        for state, marker in (("complete", "o"), ("stopped", "x")):
+            points = [row for row in rows if row["state"] == state]
+            places = [row["number"] if key is None else row["values"][key] for row in points]
+            if any(not isinstance(place, int | float) for place in places):
+                places = [str(place) for place in places]
+            axis.plot(places, [row["value"] for row in points], marker, color=BLUE, ms=5, ls="", label=state)
+        numbers = [] if key is None else [row["values"][key] for row in rows]
+        if numbers and all(isinstance(number, int | float) and number > 0 for number in numbers):
+            axis.set_xscale("log" if max(numbers) > 10 * min(numbers) else "linear")
+        if key is not None:
+            axis.set_xlabel(key)
+    history.legend(frameon=False, fontsize=8)
+    style_axes(history, *panels)
+    return to_png(figure)

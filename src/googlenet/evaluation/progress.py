@@ -41,6 +41,11 @@ class ProgressDisplay:
         self._description = description
         self._bar.update(self._task, description=description)
 
+    def set_total(self, total: float) -> None:
+        """Change the amount of work."""
+        self._total = total
+        self._bar.update(self._task, total=total)
+
     def advance(self, work: float) -> None:
         """Count completed work, and print a line if the last one is `LOG_INTERVAL_S` ago and there is no terminal."""
         self._completed += work

@@ -19,9 +19,9 @@ from ..evaluation.plots import legend_label, new_figure, style_axes, to_png
 from ..palette import GRAY, PALETTE, VERMILLION
 
 if TYPE_CHECKING:
+    from ..evaluation.linear_probes import Probe
     from .branch_ablation import BranchContributions
     from .gradient_norms import GradientNorms
-    from .linear_probes import Probe
     from .unit_correlation import Clustering
 
 MARKERS = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")

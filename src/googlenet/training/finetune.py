@@ -139,14 +139,17 @@ def run_preprocess(recipe: Recipe, data: Any, init: Checkpoint | None, saved: di
 
 
 def freeze_layers(model: Network, until: str) -> None:
-    """Disable the gradients of the first layers of the trunk: none, stem, trunk (all), or up to the layer `until`."""
+    """Disable the gradients of the first layers of the trunk: none, stem, trunk (all), or up to the layer `until`.
+
+    ``auto`` is resolved before, in `similarity`.
+    """
     names = [name for name, _ in model.trunk.named_children()]
     first_block = next(number for number, name in enumerate(names) if name.startswith(("inception", "mixed")))
     counts = {"none": 0, "stem": first_block, "trunk": len(names)}
     counts |= {name: number for number, name in enumerate(names, start=1)}
     if until not in counts:
         raise ValueError(
-            f"model.freeze must be none, stem, trunk or a layer, not {until!r}{nearest(until, counts)}; "
+            f"model.freeze must be none, stem, trunk, auto or a layer, not {until!r}{nearest(until, counts)}; "
             f"the layers are {', '.join(names)}"
         )
     for layer in list(model.trunk.children())[: counts[until]]:

@@ -8,7 +8,9 @@ averaged, and the main process writes and prints.
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,10 @@ from .precise_bn import recompute_bn_stats
 from .setup import Resume, TrainingRun, build_training_run
 from .signals import graceful_shutdown
 from .sync_batchnorm import no_sync
+from .time_budget import Mark, TimeBudget, check, is_check_due, write_budget
+
+# Called with the finished fraction of a run, 1 at the end, and the validation metric that the task maximizes.
+ReportValue = Callable[[float, float], None]
 
 
 class TrainResult(NamedTuple):
@@ -45,7 +51,13 @@ class TrainResult(NamedTuple):
 
 
 def fit(
-    recipe: Recipe, out: str | Path, *, resume: Resume = False, progress: bool = True, command: str | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: Resume = False,
+    progress: bool = True,
+    command: str | None = None,
+    trial: ReportValue | None = None,
 ) -> TrainResult:
     """Train as `recipe` says; write weights, metrics and a report into the run folder `out`.
 
@@ -54,6 +66,8 @@ def fit(
         resume: True continues the run in `out` from its last checkpoint; "auto" does so if there is one.
         progress: show progress on standard error.
         command: the command line to quote in the report.
+        trial: for a trial of a search; it is called after each validation and at the end, and may raise an exception
+            to end the run. The test images are not evaluated.
 
     Raises:
         ValueError: the folder is in use, or recipe, data and weights do not fit together.
@@ -66,16 +80,22 @@ def fit(
             for note in run.notes:
                 logger.log(note)
             set_train_mode(state.model)
+            marks = [Mark(state.step, logger.seconds)]
             while not finished(run, state):
                 logger.log_step(state.step + 1, train_step(run, state))
                 state.step += 1
-                validate_if_due(run, state, logger)
+                metrics = validate_if_due(run, state, logger)
+                if trial is not None and metrics is not None and not finished(run, state):
+                    trial(state.step / run.schedule.total_steps, metrics[run.task.monitor])
+                run = replan_if_due(run, state, logger, marks)
                 checkpoint_if_due(run, state, logger, stop)
-            predictions, metrics = evaluate(run, state, logger)
-            save(run, state, metrics)
+            predictions, results = evaluate(run, state, logger, test=trial is None)
+            save(run, state, results)
+        if trial is not None:
+            trial(1.0, results["validation"][run.task.monitor])
         distributed.run_on_main(lambda: save_calibration(run))
         distributed.run_on_main(lambda: write_report(run, predictions))
-    return TrainResult(run.folder, metrics, state.seconds, run.schedule.images_seen(state.step) / state.seconds)
+    return TrainResult(run.folder, results, state.seconds, run.schedule.images_seen(state.step) / state.seconds)
 
 
 def finished(run: TrainingRun, state: TrainState) -> bool:
@@ -114,12 +134,15 @@ def train_step(run: TrainingRun, state: TrainState) -> StepMetrics:
     return StepMetrics(loss_sum, num_correct, samples.num_images, lr, size)
 
 
-def validate_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger) -> None:
-    """Validate at the end of every interval, and after the last step if early stopping compares it."""
+def validate_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger) -> dict[str, float] | None:
+    """Validate at the end of every interval, and after the last step if early stopping compares it.
+
+    Returns the metrics of a validation.
+    """
     step, last = state.step, state.step == run.schedule.total_steps
     due = state.early_stopping is not None if last else step % run.schedule.eval_every_steps == 0
     if not due or not run.data.validation:
-        return
+        return None
     logger.flush(step)
     predictions = run.task.predict(state.eval_model, run.data.validation, run.preprocess)
     metrics = distributed.run_on_main(lambda: run.task.compute_metrics(predictions))
@@ -127,6 +150,28 @@ def validate_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger) 
         state.early_stopping.update(metrics, step, state.eval_model)
     if not finished(run, state):
         logger.log_metrics("validation", step, metrics, run.task.headline_metrics)
+    return metrics
+
+
+def replan_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger, marks: list[Mark]) -> TrainingRun:
+    """Change the number of steps of a run with a time budget if its speed has changed.
+
+    `marks` are the checks of this process, to which this one is added.
+    """
+    known, now = run.budget, Mark(state.step, logger.seconds)
+    if known is None or not is_check_due(known, run.schedule, state.step):
+        return run
+
+    def decide() -> TimeBudget:
+        decided = check(known, run.schedule, marks, now)
+        write_budget(run.folder, decided)
+        return decided
+
+    budget = distributed.run_on_main(decide)
+    marks.append(now)
+    schedule = run.schedule._replace(replans=budget.replans)
+    logger.set_last_step(schedule.total_steps)
+    return replace(run, budget=budget, schedule=schedule)
 
 
 def checkpoint_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger, stop: threading.Event) -> None:
@@ -163,11 +208,11 @@ def save(run: TrainingRun, state: TrainState, metrics: dict[str, dict[str, float
 
 
 def evaluate(
-    run: TrainingRun, state: TrainState, logger: MetricsLogger
+    run: TrainingRun, state: TrainState, logger: MetricsLogger, *, test: bool = True
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Select the final weights and measure them on every held-out split: the only use of the test images.
 
-    Returns the predictions and the metrics by split.
+    Without `test` only the validation images are used. Returns the predictions and the metrics by split.
     """
     task, model, early_stopping = run.task, state.eval_model, state.early_stopping
     if early_stopping is not None and early_stopping.weights:
@@ -176,7 +221,7 @@ def evaluate(
         with no_sync(model):  # every process computes the statistics of the same batches
             recompute_bn_stats(model, task.clean_batches(run.data.train, run.preprocess, run.recipe))
     state.seconds = logger.seconds
-    splits = {"validation": run.data.validation, "test": run.data.test}
+    splits = {"validation": run.data.validation, "test": run.data.test if test else ()}
     predictions = {name: task.predict(model, data, run.preprocess) for name, data in splits.items() if data}
 
     def measure() -> dict[str, dict[str, float]]:
@@ -200,7 +245,7 @@ def save_calibration(run: TrainingRun) -> None:
 
 def write_report(run: TrainingRun, predictions: dict[str, Any]) -> None:
     """Write report.html, which also marks the run as finished."""
-    name, folder = ("test" if run.data.test else "validation"), run.folder
+    name, folder = ("test" if "test" in predictions else "validation"), run.folder
     metrics, environment = read_metrics(folder), json.loads((folder / ENVIRONMENT_FILE).read_text())
     info = ReportInfo(folder.name, run.recipe.to_yaml(), metrics, run.data.classes, environment)
     page = run.task.report(info, getattr(run.data, name), predictions.get(name))

@@ -1,4 +1,4 @@
-"""Log a run: metrics.jsonl, TensorBoard, progress bar."""
+"""Log a run: metrics.jsonl, the tracker, progress bar."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ..checkpoint.train_state import TrainState
 from ..errors import NonFiniteLossError
@@ -17,6 +16,7 @@ from ..evaluation.progress import ProgressDisplay
 from ..files import write_atomically
 from . import distributed
 from .step_schedule import StepSchedule
+from .trackers import start_tracker
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -56,11 +56,14 @@ class MetricsLogger:
         self._last_step, self._last_seconds = state.step, state.seconds
         self._pending: list[StepMetrics] = []
         self._display = ProgressDisplay(self.last_step, state.step, enabled=progress and distributed.is_main_process())
-        self._writer: SummaryWriter | None = None
+        self._tracker: Any = None
+        # What the tracker has, so that a resumed run does not send it again. TensorBoard discards it instead.
+        self._sent: set[tuple[str, int]] = set()
         if distributed.is_main_process():
+            if schedule.recipe.tracker != "tensorboard":
+                self._sent = {(entry["split"], entry["step"]) for entry in read_metrics(run)}
             self._truncate_after(state.step)
-            purge_step = state.step + 1 if state.step else None
-            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
+            self._tracker = start_tracker(run, schedule.recipe, state.step)
 
     def __enter__(self) -> "MetricsLogger":
         self._display.__enter__()
@@ -68,8 +71,8 @@ class MetricsLogger:
 
     def __exit__(self, *error: object) -> None:
         self._display.__exit__(*error)
-        if self._writer:
-            self._writer.close()
+        if self._tracker:
+            self._tracker.finish()
 
     @property
     def seconds(self) -> float:
@@ -80,6 +83,11 @@ class MetricsLogger:
     def seconds_since_checkpoint(self) -> float:
         """Return the seconds since the last checkpoint of this session."""
         return time.perf_counter() - self._checkpoint_at
+
+    def set_last_step(self, step: int) -> None:
+        """Change the number of steps of the run."""
+        self.last_step = step
+        self._display.set_total(step)
 
     def log_step(self, step: int, metrics: StepMetrics) -> None:
         """Collect the metrics of finished step `step`, which counts from 1."""
@@ -138,15 +146,24 @@ class MetricsLogger:
         self._display.log(message)
 
     def _write(self, split: str, step: int, **metrics: float) -> None:
-        if self._writer is None:
+        if not distributed.is_main_process():
             return
         entry = {"split": split, "step": step, "epoch": round(step / self.steps_per_epoch, 4), **metrics}
         entry["seconds"] = round(self.seconds, 3)
         with (self.run / METRICS_FILE).open("a") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(f"{name}/{split}", value, step)
+        self._track({f"{name}/{split}": value for name, value in metrics.items() if math.isfinite(value)}, split, step)
+
+    def _track(self, values: dict[str, float], split: str, step: int) -> None:
+        """Send `values` to the tracker; a tracker that fails, such as a server that is down, does not end the run."""
+        if self._tracker is None or (split, step) in self._sent:
+            return
+        try:
+            self._tracker.log(values, step=step)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            self.log(f"tracking stops at step {step} ({reason}); {METRICS_FILE} has all metrics")
+            self._tracker = None
 
     def _truncate_after(self, step: int) -> None:
         """Drop the entries that a resumed run will repeat: those of later steps and of the final evaluation."""

@@ -24,9 +24,12 @@ from .early_stopping import EarlyStopping
 from .environment import ENVIRONMENT_FILE, describe_environment
 from .finetune import load_init_checkpoint, resolve_init_options
 from .optim import build_ema, build_optimizer
+from .similarity import resolve_freeze
 from .step_schedule import StepSchedule, build_step_schedule
 from .sync_batchnorm import convert_sync_batchnorm
 from .tasks.base import LossModule, Task
+from .time_budget import TimeBudget, read_budget, write_budget
+from .trackers import check_tracker
 
 Resume = bool | Literal["auto"]
 
@@ -36,7 +39,7 @@ class TrainingRun:
     """The fixed parts of a training run; what changes from step to step is a `TrainState`.
 
     `loss_module` is the network with its loss as `accelerator` prepared it. `notes` are messages for the start of the
-    run, such as skipped images.
+    run, such as skipped images. With a time budget, `schedule` and `budget` change at its checks (`training.fit`).
     """
 
     folder: Path
@@ -50,17 +53,21 @@ class TrainingRun:
     loss_module: Any
     native_kernels: bool
     notes: tuple[str, ...]
+    budget: TimeBudget | None = None
 
 
 def build_training_run(
     recipe: Recipe, folder: Path, resume: Resume, command: str | None
 ) -> tuple[TrainingRun, TrainState]:
     """Check everything that can be wrong, build the run, and restore the state of `folder` if it is resumed."""
+    begun = time.perf_counter()
     kernels.get_kernel_level()
     device = pick_device(recipe.device)
     accelerator = distributed.init_distributed(device, pick_precision(recipe.precision, device), recipe.compile)
     recipe = distributed.main_process_first(lambda: resolve_recipe(recipe))
     resuming = distributed.run_on_main(lambda: check_folder(folder, recipe, resume))
+    if resuming:  # in its recipe, also the layers to freeze are resolved
+        recipe = read_run_recipe(folder)
     device = accelerator.device
     module = get_task_module(recipe)
     data = distributed.main_process_first(lambda: module.load_data(recipe)).to(device)
@@ -69,6 +76,7 @@ def build_training_run(
     saved = distributed.run_on_main(lambda: read_train_state(folder)) if resuming else None
     # A resumed run has its weights in the state.
     init = distributed.main_process_first(lambda: load_init_checkpoint(recipe)) if saved is None else None
+    recipe, freeze_notes = distributed.run_on_main(lambda: resolve_freeze(recipe, data, init))
     setup = module.build_task(recipe, data, init, saved)
     if saved is not None and saved["data_digest"] != setup.data_digest:
         raise ValueError(f"{recipe.data.source}: the images are not those that {folder} was started with")
@@ -88,16 +96,29 @@ def build_training_run(
     patience = recipe.early_stopping_patience
     early_stopping = EarlyStopping(patience, setup.task.monitor) if patience else None
     state = TrainState(model, optimizer, ema_model, accelerator.scaler, early_stopping)
-    notes = list(data.accounting.lines())
-    schedule = build_step_schedule(recipe, setup.num_images)
+    notes = [*data.accounting.lines(), *freeze_notes]
+    schedule, budget = build_step_schedule(recipe, setup.num_images), None
+    if recipe.budget_minutes is not None:
+        seconds = 60 * recipe.budget_minutes - (started - begun)
+        budget = distributed.run_on_main(lambda: start_budget(folder, data, seconds))
+        schedule = schedule._replace(replans=budget.replans)
     state.seconds = time.perf_counter() - started
     if saved is not None:
         notes += restore(state, saved, native, device)
     run = TrainingRun(
         folder, recipe, setup.task, data, setup.data_digest, setup.preprocess, schedule, accelerator, loss_module,
-        native, tuple(notes),
+        native, tuple(notes), budget,
     )  # fmt: skip
     return run, state
+
+
+def start_budget(folder: Path, data: Any, seconds: float) -> TimeBudget:
+    """Return the recorded time budget of a resumed run, or record that of a new one, which has `seconds`."""
+    budget = read_budget(folder)
+    if budget is None:
+        budget = TimeBudget(seconds, len(data.validation) + len(data.test))
+        write_budget(folder, budget)
+    return budget
 
 
 def restore(state: TrainState, saved: dict[str, Any], native: bool, device: torch.device) -> list[str]:
@@ -116,6 +137,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     """Fill in every option that depends on the model, the device or the working directory."""
     if recipe.model.name is not None:
         get_model_spec(recipe.model.name)  # raises ValueError for an unknown name
+    check_tracker(recipe.tracker)
     recipe = resolve_init_options(recipe)
     model = recipe.model
     assert model.name is not None
@@ -141,7 +163,9 @@ def check_folder(folder: Path, recipe: Recipe, resume: Resume) -> bool:
     Raises ValueError for a folder that is in use, or, to resume, one without a run or with another recipe.
     """
     if resume is True or (resume == "auto" and (folder / RECIPE_FILE).is_file()):
-        if read_run_recipe(folder) != recipe:
+        saved = read_run_recipe(folder)
+        freeze = saved.model.freeze if recipe.model.freeze == "auto" else recipe.model.freeze
+        if saved != replace(recipe, model=replace(recipe.model, freeze=freeze)):
             raise ValueError(f"{folder}: was started with another recipe")
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
