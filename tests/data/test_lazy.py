@@ -134,7 +134,7 @@ def test_each_process_prefetches_its_slices(tmp_path: Path, augment: Augment) ->
     slices = list(schedule.microbatches(0, rank=1, world_size=2))
     assert len(slices) == 2 * schedule.total_steps
     prefetcher = None
-    for index, (samples, part) in enumerate(slices):
+    for index, (samples, part, _) in enumerate(slices):
         spec = BatchSpec(index // 2, 24, 5, samples, part, iter(slices[index + 1 :]))
         batch = training_batch(lazy, preprocess, augment, spec)
         full = training_batch(in_memory, preprocess, augment, spec._replace(part=full_batch(samples.num_images)))

@@ -176,7 +176,9 @@ class AugmentConfig(_Validated):
         flip: horizontal flip: none, random, or alternating (each image is flipped in every other epoch).
         translate: largest random shift, in pixels of the stored image.
         cutout: side of a square that is blanked, in pixels of the stored image.
-        min_crop_scale: random resized crop: smallest fraction of the image's area, in (0, 1]; 1 for the whole image.
+        min_crop_scale: random resized crop of the full image, with aspect ratio 3/4 to 4/3: smallest fraction of the
+            image's area, in (0, 1]; 1 for no random crop (the paper: 0.08).
+        random_interpolation: resize each crop by bilinear, area, nearest or bicubic interpolation, drawn at random.
         auto_augment: a policy of timm, such as rand-m7-mstd0.5, augmix-m3-w3 or original; unset: none.
         random_erasing: probability of timm's random erasing.
         mixup: alpha of mixup's Beta distribution; 0: off.
@@ -187,6 +189,7 @@ class AugmentConfig(_Validated):
     translate: int = within("[0, inf)", 0)
     cutout: int = within("[0, inf)", 0)
     min_crop_scale: float = within("(0, 1]", 1.0)
+    random_interpolation: bool = False
     auto_augment: str | None = None
     random_erasing: float = within("[0, 1]", 0.0)
     mixup: float = within("[0, inf)", 0.0)

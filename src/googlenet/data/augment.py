@@ -6,7 +6,6 @@ these, so other random numbers do not change. Each image has seeds of its own, a
 so the result does not depend on how the batch is split.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from torch import Tensor
 from .batch_slice import BatchSlice
 from .preprocess import Preprocess
 
-ASPECT_RATIOS = (3 / 4, 4 / 3)  # of random crops: "Going Deeper with Convolutions", section 6
 Flip = Literal["none", "random", "alternating"]
 
 
@@ -38,6 +36,7 @@ class Augment(NamedTuple):
     mixup: float = 0.0
     cutmix: float = 0.0
     num_classes: int = 0
+    random_interpolation: bool = False
 
     @property
     def mixes(self) -> bool:
@@ -111,33 +110,6 @@ def seeded_global_rng(seed: int) -> Iterator[None]:
         np.random.set_state(before[1])
 
 
-def random_resized_crop(
-    images: Tensor,
-    min_scale: float,
-    size: int,
-    preprocess: Preprocess,
-    generator: torch.Generator,
-    part: BatchSlice,
-) -> Tensor:
-    """Crop a random region of each image and resize it: uint8 (n, c, h, w) to float (n, c, size, size) in 0..255.
-
-    The region, clipped to the image, has a fraction in [min_scale, 1] of its area and an aspect in `ASPECT_RATIOS`.
-    """
-    count, channels, height, width = images.shape
-    scale = min_scale + (1 - min_scale) * torch.rand(part.total, generator=generator)
-    aspect = torch.empty(part.total)
-    aspect = aspect.uniform_(math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1]), generator=generator).exp()
-    heights = (scale * height * width / aspect).sqrt().round().long().clamp(1, height)
-    widths = (scale * height * width * aspect).sqrt().round().long().clamp(1, width)
-    positions = part.slice(torch.rand(2, part.total, generator=generator), dim=1)
-    rows = (part.slice(heights).tolist(), part.slice(widths).tolist(), *positions.tolist())
-    out = torch.empty(count, channels, size, size, device=images.device)
-    for index, (h, w, y, x) in enumerate(zip(*rows, strict=True)):
-        top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
-        out[index] = preprocess.resize(images[index : index + 1, :, top : top + h, left : left + w], size)[0]
-    return out
-
-
 @lru_cache(maxsize=64)
 def build_auto_augment(policy: str, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Image.Image]:
     """Build timm's transform for a policy such as ``rand-m7-mstd0.5`` and images of `size` pixels.
@@ -164,21 +136,17 @@ def draw_seeds(generator: torch.Generator, part: BatchSlice) -> list[int]:
     return seeds
 
 
-def apply_auto_augment(policy: str, images: Tensor, preprocess: Preprocess, seeds: Sequence[int]) -> Tensor:
-    """Apply the policy to each image of float (n, c, h, w) in 0..255 with its own seed."""
+def apply_policy(policy: str, image: Tensor, preprocess: Preprocess, seed: int) -> Tensor:
+    """Apply a policy to an image uint8 (c, h, w) with its own seed; return uint8 (c, h, w)."""
     mean = preprocess.mean if preprocess.channels == 3 else preprocess.mean * 3
-    transform = build_auto_augment(policy, images.shape[-1], mean)
-    out = torch.empty_like(images, device="cpu")
-    for index, pixels in enumerate(images.round().to(torch.uint8).cpu()):
-        # timm's policies take RGB images.
-        rgb = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-        with seeded_global_rng(seeds[index]):
-            image = transform(rgb)
-        if preprocess.channels == 1:
-            image = image.convert("L")
-        values = torch.from_numpy(np.array(image, dtype=np.float32))
-        out[index] = values.reshape(*images.shape[-2:], -1).movedim(2, 0)
-    return out.to(images.device)
+    transform = build_auto_augment(policy, image.shape[-1], mean)
+    # timm's policies take RGB images.
+    rgb = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    with seeded_global_rng(seed):
+        augmented = transform(rgb)
+    if preprocess.channels == 1:
+        augmented = augmented.convert("L")
+    return torch.from_numpy(np.array(augmented).reshape(*image.shape[-2:], -1)).movedim(2, 0)
 
 
 def random_erasing(images: Tensor, probability: float, seeds: Sequence[int]) -> Tensor:

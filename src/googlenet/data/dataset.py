@@ -13,12 +13,13 @@ from torch import Tensor
 from .accounting import Accounting
 from .disk_cache import cached_json
 from .image_checks import check_images, find_max_value, pixel_statistics
-from .lazy import ByteRanges, LazyImages, default_num_workers
+from .lazy import ByteRanges, LazyImages, default_num_workers, index_batches
 from .preprocess import CropMode, Interpolation, Preprocess
 
 OnError = Literal["skip", "raise"]
 # Options of sources with columns, of the same name in `LoadOptions` and in the recipe's `data`.
 COLUMN_OPTIONS = ("image_column", "label_column", "split_column", "fold_column", "validation_fold")
+READ_BATCH = 64  # images that a worker process decodes at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,15 @@ class Split:
             preprocess = replace(self.images.preprocess, channels=1, mean=(0.0,), std=(1.0,))
             return replace(self, images=replace(self.images, preprocess=preprocess))
         return replace(self, images=self.images[:, :1].clone())
+
+    def stored(self) -> "Split":
+        """Return the images as center crops, for evaluation: in memory if the full images are in memory."""
+        if not isinstance(self.images, LazyImages) or self.images.full_size is None:
+            return self
+        images = replace(self.images, full_size=None, decoded=None)
+        if self.images.decoded is None or not len(self):
+            return replace(self, images=images)
+        return replace(self, images=torch.cat(list(images.batches(index_batches(len(self), READ_BATCH)))))
 
     def pixels(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each int64 tensor of indices in `batches`: uint8 (len(indices), channels, h, w)."""
@@ -137,6 +147,8 @@ class LoadOptions:
         num_workers: processes that decode ahead when images are not in memory; unset: `default_num_workers`.
         image_column, label_column, split_column, fold_column: of a table; unset: found by `table_file.COLUMN_NAMES`.
         validation_fold: the training images of this fold of `fold_column` are the validation images.
+        full_size: for random views of the full training images, the shorter side, in pixels, that these need; unset:
+            center crops of height and width `size` are enough.
     """
 
     root: str | None = None
@@ -156,6 +168,7 @@ class LoadOptions:
     split_column: str | None = None
     fold_column: str | None = None
     validation_fold: str | None = None
+    full_size: int | None = None
 
     @property
     def workers(self) -> int:
@@ -170,6 +183,10 @@ class LoadOptions:
         return Preprocess(
             self.size, channels, zeros, ones, self.crop_mode, interpolation=self.interpolation, max_value=self.max_value
         )
+
+    def of_split(self, split: str) -> "LoadOptions":
+        """Return the options of a split: only training images are augmented."""
+        return self if split == "train" else replace(self, full_size=None)
 
     def with_max_value(self, splits: Iterable[ByteRanges], cached: bool) -> "LoadOptions":
         """Set `max_value`, if it is unset, to that of the images of the first split that is not empty."""
@@ -214,7 +231,8 @@ def build_dataset(
         splits = {name: split.gray() for name, split in splits.items()}
     if not splits["validation"] and options.validation:
         total = len(splits["train"])
-        splits["train"], splits["validation"] = stratified_split(splits["train"], options.validation, options.seed)
+        splits["train"], held_out_split = stratified_split(splits["train"], options.validation, options.seed)
+        splits["validation"] = held_out_split.stored()
         held_out = f"{len(splits['validation']):,} of the {total:,} training images are held out"
         reason = "" if splits["validation"] else ", because no class has two"
         accounting.notes.append(f"no validation images: {held_out}{reason}")

@@ -101,18 +101,29 @@ def read_deep_pixels(source: Path | bytes, name: str) -> DeepPixels | None:
         return read_deep(image) if is_deep(image) else None
 
 
-def decode_to_tensor(data: bytes, channels: int, name: str, min_size: int, max_value: float | None = None) -> Tensor:
-    """Decode the bytes of a file like `decode_image` with `min_size`, to uint8 (channels, h, w)."""
+def decode_to_tensor(
+    data: bytes, channels: int | None, name: str, min_size: int, max_value: float | None = None, *, reduce: bool = False
+) -> Tensor:
+    """Decode the bytes of a file like `decode_image` with `min_size`, to uint8 (channels, h, w).
+
+    Without `channels`, gray images have 1 and others 3. With `reduce`, images of all formats are reduced by the largest
+    integer that leaves `min_size` pixels of the shorter side.
+    """
     with open_image(data, name) as image:
         full_size = image.size
         image.draft(None, (min_size, min_size))
         upright = image.format == "JPEG" and image.size == full_size and transpose_method(image) is None
         # simplejpeg decodes JPEGs that need no further processing: faster, to the same pixels.
-        if simplejpeg and upright and image.mode == ("L" if channels == 1 else "RGB"):
+        if simplejpeg and upright and image.mode in (("L", "RGB") if channels is None else (_mode(channels),)):
             with suppress(ValueError):  # Pillow then reports a clearer error.
-                array = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+                array = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
                 return torch.from_numpy(array).permute(2, 0, 1)
-        return to_tensor(_upright_gray_or_rgb(image, max_value), channels)
+        decoded = _upright_gray_or_rgb(image, max_value)
+        if reduce and (factor := min(decoded.size) // min_size) > 1:
+            decoded = decoded.reduce(factor)
+        mode = decoded.mode if channels is None else _mode(channels)
+        array = np.array(decoded if decoded.mode == mode else decoded.convert(mode))
+        return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
 
 
 def decoded_size(
@@ -201,11 +212,15 @@ def image_error(error: Exception, label: str, max_pixels: int = MAX_PIXELS, head
 
 def to_tensor(image: Image.Image, channels: int) -> Tensor:
     """Convert a Pillow image to uint8 (channels, height, width), for 1 (gray) or 3 (RGB) channels."""
-    if channels not in (1, 3):
-        raise ImageError(f"the network takes {channels} channels; an image gives 1 (gray) or 3 (RGB)")
-    mode = "L" if channels == 1 else "RGB"
+    mode = _mode(channels)
     array = np.array(image if image.mode == mode else image.convert(mode))
     return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous()
+
+
+def _mode(channels: int) -> str:
+    if channels not in (1, 3):
+        raise ImageError(f"the network takes {channels} channels; an image gives 1 (gray) or 3 (RGB)")
+    return "L" if channels == 1 else "RGB"
 
 
 def printable(path: Path | str) -> str:

@@ -131,7 +131,8 @@ def pixel_statistics(images: Tensor | LazyImages) -> Statistics:
     sample = images.to(torch.device("cpu"))
     if len(images) > NUM_SAMPLES:
         sample = sample[torch.arange(NUM_SAMPLES) * len(images) // NUM_SAMPLES]
-    key = sample.ranges.fingerprints().tobytes() + json.dumps(sample.preprocess.to_dict()).encode()
+    decoding = [sample.preprocess.to_dict(), *([] if sample.full_size is None else [sample.full_size])]
+    key = sample.ranges.fingerprints().tobytes() + json.dumps(decoding[0] if len(decoding) == 1 else decoding).encode()
     batches = sample.batches(index_batches(len(sample), BATCH_SIZE))
     mean, std = cached_json("statistics", key, lambda: mean_std(sum(map(channel_histogram, batches), torch.tensor(0))))
     return tuple(mean), tuple(std)

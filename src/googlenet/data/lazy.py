@@ -1,4 +1,7 @@
-"""Images that stay on disk: decoded when a batch needs them, by worker processes ahead of time."""
+"""Images that are processed when a batch needs them, by worker processes ahead of time.
+
+They stay on disk, or are in memory at their full size.
+"""
 
 import atexit
 import hashlib
@@ -10,9 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +24,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .decode import ImageError, decode_to_tensor, image_error, printable
+from .decoded import DecodedImages
 from .preprocess import Preprocess
+from .random_view import RandomView
 
 PREFETCH_FACTOR = 2  # batches per worker that are decoded ahead
 MAX_WORKERS = 16
@@ -93,20 +98,31 @@ class ByteRanges(NamedTuple):
         return np.frombuffer(b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys), np.uint64)
 
 
+class ImageRequest(NamedTuple):
+    """The images of a batch: their int64 `indices` (n,), and the random `view` of each; None: the stored image."""
+
+    indices: Tensor
+    view: RandomView | None = None
+
+
 @dataclass
 class LazyImages:
-    """Images on disk with the interface of a uint8 tensor (n, channels, size, size).
+    """Images with the interface of a uint8 tensor (n, channels, size, size), processed when they are needed.
 
     `preprocess` is their crop, size and channels. The pixels are those of an image decoded in memory. `num_workers`
-    processes decode ahead; with 0 the calling process decodes. The pixels do not depend on their number.
+    processes work ahead; with 0 the calling process does everything. The pixels do not depend on their number.
+    `full_size` is the shorter side, in pixels, that random views of the full images need; None: only center crops are
+    needed. `decoded` has the full images if they are in memory.
     """
 
     ranges: ByteRanges
     preprocess: Preprocess
     num_workers: int = 0
     device: torch.device = CPU
-    # The batches of `fetch` that are decoded ahead, and their indices.
-    _prefetched: tuple[Iterator[Tensor], Iterator[Tensor]] | None = field(default=None, init=False, repr=False)
+    full_size: int | None = None
+    decoded: DecodedImages | None = None
+    # The batches of `fetch` that are decoded ahead, and their requests.
+    _prefetched: tuple[Iterator[Tensor], Iterator[ImageRequest]] | None = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ranges.file)
@@ -114,7 +130,8 @@ class LazyImages:
     def __getitem__(self, indices: Tensor | slice) -> "LazyImages":
         """Return the images of a slice, of int64 indices or where a bool mask is true, without reading any."""
         selected = indices if isinstance(indices, slice) else indices.cpu().numpy()
-        return replace(self, ranges=self.ranges.select(selected))
+        decoded = self.decoded.select(selected) if self.decoded else None
+        return replace(self, ranges=self.ranges.select(selected), decoded=decoded)
 
     @property
     def shape(self) -> torch.Size:
@@ -125,41 +142,59 @@ class LazyImages:
         """Return the same images, with batches on `device`."""
         return replace(self, device=device)
 
-    def read(self, indices: Tensor) -> Tensor:
-        """Decode images in this process, to the CPU; ImageError with the name of a missing or damaged file."""
-        preprocess = self.preprocess
-        channels, size, min_size = preprocess.channels, preprocess.size, preprocess.min_decode_size()
+    def read(self, indices: Tensor, view: RandomView | None = None) -> Tensor:
+        """Return images, or views of them, on the CPU; ImageError with the name of a missing or damaged file."""
+        images = map(self.read_full, indices.tolist())
+        if view:
+            return view.render(images, indices)
+        channels, size = self.preprocess.channels, self.preprocess.size
         pixels = torch.empty(len(indices), channels, size, size, dtype=torch.uint8)
-        for position, index in enumerate(indices.tolist()):
-            data, name = self.ranges.read(index), self.ranges.name(index)
-            pixels[position] = preprocess.to_uint8(
-                decode_to_tensor(data, channels, name, min_size, preprocess.max_value)
-            )
+        for position, image in enumerate(images):
+            pixels[position] = self.preprocess.to_uint8(image)
         return pixels
+
+    def read_full(self, index: int) -> Tensor:
+        """Return an image before it is cropped and resized: uint8 (channels, h, w)."""
+        if self.decoded:
+            return self.decoded.read(index).expand(self.preprocess.channels, -1, -1)
+        return self.decode(index, self.preprocess.channels)
+
+    def decode(self, index: int, channels: int | None) -> Tensor:
+        """Decode a file to uint8 (channels, h, w); without `channels`, gray images have 1 and others 3."""
+        min_size, reduce = self.full_size or self.preprocess.min_decode_size(), self.full_size is not None
+        data, name = self.ranges.read(index), self.ranges.name(index)
+        return decode_to_tensor(data, channels, name, min_size, self.preprocess.max_value, reduce=reduce)
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each tensor of indices in `batches` (which may be endless), decoded ahead."""
+        return self._process(ImageRequest(indices) for indices in batches)
+
+    def _process(self, requests: Iterable[ImageRequest]) -> Iterator[Tensor]:
         images = replace(self)  # A copy without prefetched batches: these must not refer to themselves.
         if self.num_workers and free_shared_memory() >= MIN_SHARED_MEMORY:
-            return _prefetch(images, batches)
+            return _prefetch(images, requests)
         if self.num_workers:
             _warn_of_no_workers()
-        return (images.read(indices).to(images.device) for indices in batches)
+        return (images.read(*request).to(images.device) for request in requests)
 
-    def fetch(self, indices: Tensor, upcoming: Iterator[Tensor]) -> Tensor:
-        """Return images on the device, and decode those of `upcoming` ahead.
+    def fetch(self, request: ImageRequest, upcoming: Iterator[ImageRequest]) -> Tensor:
+        """Return images on the device, and process those of `upcoming` ahead.
 
         If the next call requests other images than `upcoming` announced, prefetching restarts; the pixels are equal.
         """
         prefetched, self._prefetched = self._prefetched, None
         announced = next(prefetched[1], None) if prefetched else None
-        if prefetched is None or announced is None or not torch.equal(announced, indices):
-            requested, announcements = itertools.tee(itertools.chain([indices], upcoming))
-            prefetched = self.batches(requested), announcements
+        if prefetched is None or announced is None or not _is_same(announced, request):
+            requested, announcements = itertools.tee(itertools.chain([request], upcoming))
+            prefetched = self._process(requested), announcements
             next(announcements)
         pixels = next(prefetched[0])
         self._prefetched = prefetched
         return pixels
+
+
+def _is_same(first: ImageRequest, second: ImageRequest) -> bool:
+    return first.view == second.view and torch.equal(first.indices, second.indices)
 
 
 def index_batches(count: int, batch_size: int) -> list[Tensor]:
@@ -174,16 +209,22 @@ def default_num_workers() -> int:
     return 0 if share < 2 else min(share, MAX_WORKERS)
 
 
-def _read_or_message(images: LazyImages, indices: list[int]) -> Tensor | NDArray[np.uint8] | str:
-    # The message is returned: an exception would arrive with the worker's traceback in its message.
-    try:
-        pixels = images.read(torch.tensor(indices))
-    except ImageError as error:
-        return str(error)
-    # PyTorch sends tensors in shared memory. If it is full, the batch is lost and training waits forever; arrays are
-    # sent through a pipe. All workers may have checked the free space before one of them uses it.
-    enough = free_shared_memory() > (images.num_workers + 1) * pixels.nbytes
-    return pixels if enough else pixels.numpy()
+class _Requested(Dataset[Tensor | NDArray[np.uint8] | str]):
+    """What a worker process returns for a request: pixels, or the message of an ImageError."""
+
+    def __init__(self, images: LazyImages):
+        self.images = images
+
+    def __getitem__(self, request: ImageRequest) -> Tensor | NDArray[np.uint8] | str:
+        # An exception would arrive with the worker's traceback in its message.
+        try:
+            pixels = self.images.read(*request)
+        except ImageError as error:
+            return str(error)
+        # PyTorch sends tensors in shared memory. If it is full, the batch is lost and training waits forever; arrays
+        # are sent through a pipe. All workers may have checked the free space before one of them uses it.
+        enough = free_shared_memory() > (self.images.num_workers + 1) * pixels.nbytes
+        return pixels if enough else pixels.numpy()
 
 
 @cache
@@ -201,12 +242,13 @@ def free_shared_memory() -> float:
     return status.f_bavail * status.f_frsize
 
 
-def _prefetch(images: LazyImages, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    pinned, dataset = images.device.type == "cuda", cast("Dataset[int]", range(len(images)))
+def _prefetch(images: LazyImages, requests: Iterable[ImageRequest]) -> Iterator[Tensor]:
+    pinned = images.device.type == "cuda"
     loader = DataLoader(
-        dataset,
-        batch_sampler=(indices.tolist() for indices in batches),
-        collate_fn=partial(_read_or_message, images),
+        _Requested(images),
+        batch_size=None,
+        sampler=requests,
+        collate_fn=_identity,
         num_workers=images.num_workers,
         prefetch_factor=PREFETCH_FACTOR,
         worker_init_fn=_ignore_signals,
@@ -232,6 +274,10 @@ def _prefetch(images: LazyImages, batches: Iterable[Tensor]) -> Iterator[Tensor]
     finally:
         atexit.unregister(iterator._shutdown_workers)
         iterator._shutdown_workers()
+
+
+def _identity(item: Any) -> Any:
+    return item
 
 
 def _ignore_signals(_: int) -> None:

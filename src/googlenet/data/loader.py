@@ -14,8 +14,9 @@ from . import augment as transforms
 from .augment import Augment
 from .batch_slice import BatchSlice, full_batch
 from .dataset import Split
-from .lazy import LazyImages, index_batches
+from .lazy import ImageRequest, LazyImages, index_batches
 from .preprocess import Preprocess
+from .random_view import RandomView, uses_views
 
 # Pixels of an evaluation batch: enough to use all cores of a CPU, with the first layer's output near 100 MB. GPUs need
 # more images to be busy.
@@ -49,6 +50,14 @@ class SampleRange(NamedTuple):
         return self.stop - self.start
 
 
+class UpcomingBatch(NamedTuple):
+    """A later batch, whose images are decoded ahead: the slice `part` of the images `samples`, at `size` pixels."""
+
+    samples: SampleRange
+    part: BatchSlice
+    size: int
+
+
 class BatchSpec(NamedTuple):
     """A batch: the slice `part` of the images `samples` of `step`, at `size` pixels; `upcoming` is decoded ahead."""
 
@@ -57,7 +66,7 @@ class BatchSpec(NamedTuple):
     seed: int
     samples: SampleRange
     part: BatchSlice
-    upcoming: Iterable[tuple[SampleRange, BatchSlice]] = ()
+    upcoming: Iterable[UpcomingBatch] = ()
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -77,8 +86,9 @@ def sample_range(count: int, batch_size: int, step: int) -> SampleRange:
 def full_batch_spec(count: int, batch_size: int, *, step: int, size: int, seed: int) -> BatchSpec:
     """Return the spec of the full batch of `step`, followed by those of the next steps."""
     ranges = (sample_range(count, batch_size, index) for index in count_from(step))
-    batches = ((samples, full_batch(samples.num_images)) for samples in ranges)
-    return BatchSpec(step, size, seed, *next(batches), batches)
+    batches = (UpcomingBatch(samples, full_batch(samples.num_images), size) for samples in ranges)
+    first = next(batches)
+    return BatchSpec(step, size, seed, first.samples, first.part, batches)
 
 
 @lru_cache(maxsize=2)
@@ -105,8 +115,8 @@ def training_batch(split: Split, preprocess: Preprocess, augment: Augment, spec:
     if not augment.mixes:
         return _augmented_batch(split, preprocess, augment, spec, generator)
     own, *other = _slices_to_mix(spec.part)
-    later = ((samples, part) for samples, batch_slice in spec.upcoming for part in _slices_to_mix(batch_slice))
-    upcoming = chain([(spec.samples, part) for part in other], later)
+    later = (batch._replace(part=part) for batch in spec.upcoming for part in _slices_to_mix(batch.part))
+    upcoming = chain([UpcomingBatch(spec.samples, part, spec.size) for part in other], later)
     batch = source = _augmented_batch(split, preprocess, augment, spec._replace(upcoming=upcoming), generator)
     seed = int(torch.randint(2**31, (), generator=generator))
     partners = transforms.mixing_partners(own)
@@ -134,11 +144,9 @@ def _augmented_batch(
 ) -> Batch:
     """Return the batch before mixing; every random number is drawn for the full batch."""
     count, seed, part = len(split.labels), spec.seed, spec.part
-    indices = sample_indices(count, seed, spec.samples, part)
-    if isinstance(split.images, LazyImages):
-        images = split.images.fetch(indices, (sample_indices(count, seed, *item) for item in spec.upcoming))
-    else:
-        images = split.images[transforms.copy_to(split.images.device, indices)]
+    batches = chain([UpcomingBatch(spec.samples, part, spec.size)], spec.upcoming)
+    requests = (_image_request(count, preprocess, augment, seed, batch) for batch in batches)
+    images, indices = _read_images(split, requests)
     if augment.flip == "random":
         images = transforms.random_flip(images, generator, part)
     elif augment.flip == "alternating":
@@ -146,18 +154,33 @@ def _augmented_batch(
     images = transforms.translate(images, augment.translate, generator, part)
     images = transforms.cutout(images, augment.cutout, generator, part)
     labels = split.labels[transforms.copy_to(split.labels.device, indices)]
-    images = preprocess.center_crop(images)
-    if augment.min_crop_scale < 1:
-        pixels = transforms.random_resized_crop(images, augment.min_crop_scale, spec.size, preprocess, generator, part)
-    else:
-        pixels = preprocess.resize(images, spec.size)
-    if augment.auto_augment:
-        seeds = transforms.draw_seeds(generator, part)
-        pixels = transforms.apply_auto_augment(augment.auto_augment, pixels, preprocess, seeds)
+    # Views have the final size.
+    pixels = images.float() if uses_views(augment) else preprocess.resize(preprocess.center_crop(images), spec.size)
     pixels = preprocess.normalize(pixels)
     if augment.random_erasing:
         pixels = transforms.random_erasing(pixels, augment.random_erasing, transforms.draw_seeds(generator, part))
     return Batch(pixels, labels)
+
+
+def _image_request(
+    count: int, preprocess: Preprocess, augment: Augment, seed: int, batch: UpcomingBatch
+) -> ImageRequest:
+    """Return what to read for a batch of a split of `count` images."""
+    indices = sample_indices(count, seed, batch.samples, batch.part)
+    has_view = uses_views(augment)
+    view = RandomView(augment, preprocess, batch.size, seed, batch.samples.epoch) if has_view else None
+    return ImageRequest(indices, view)
+
+
+def _read_images(split: Split, requests: Iterator[ImageRequest]) -> tuple[Tensor, Tensor]:
+    """Return the images uint8 of the first request, on the split's device, and their indices int64 (n,)."""
+    request, images = next(requests), split.images
+    if isinstance(images, LazyImages):
+        return images.fetch(request, requests), request.indices
+    selected = images[transforms.copy_to(images.device, request.indices)]
+    if request.view:
+        selected = request.view.render(selected.cpu(), request.indices).to(images.device)
+    return selected, request.indices
 
 
 def eval_batch_pixels(device: torch.device) -> int:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..config.schema import Recipe
-from ..data.batch_slice import BatchSlice, split_step
-from ..data.loader import SampleRange, sample_range, steps_per_epoch
+from ..data.batch_slice import split_step
+from ..data.loader import SampleRange, UpcomingBatch, sample_range, steps_per_epoch
 from .schedules import image_size, learning_rate_factor
 
 
@@ -66,12 +66,12 @@ class StepSchedule(NamedTuple):
         factor = learning_rate_factor(self.recipe.schedule, position, self.planned_steps, self.steps_per_epoch)
         return self.recipe.optimizer.lr * factor
 
-    def microbatches(self, step: int, rank: int, world_size: int) -> Iterator[tuple[SampleRange, BatchSlice]]:
-        """Yield what process `rank` reads from `step` on: the step's images and the slice of each micro-batch."""
+    def microbatches(self, step: int, rank: int, world_size: int) -> Iterator[UpcomingBatch]:
+        """Yield what process `rank` reads from `step` on, micro-batch by micro-batch."""
         for number in range(step, self.total_steps):
             samples = self.samples(number)
             for part in split_step(samples.num_images, self.recipe.grad_accum_steps, rank, world_size):
-                yield samples, part
+                yield UpcomingBatch(samples, part, self.image_size(number))
 
     @property
     def eval_every_steps(self) -> int:

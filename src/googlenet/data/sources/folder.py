@@ -5,6 +5,8 @@ the other splits; `splits.split_name` lists other names of them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,8 @@ import torch
 from ...files import missing_folder
 from ..accounting import Accounting
 from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
-from ..decode import ImageError, decode_image, printable, to_tensor
+from ..decode import ImageError, decode_image, decoded_size, printable, to_tensor
+from ..decoded import DecodedImages
 from ..image_files import Folder, scan_folder
 from ..lazy import ByteRanges, LazyImages
 from ..memory import available_memory
@@ -94,11 +97,17 @@ def load_tree(tree: ImageTree, source: str, options: LoadOptions) -> Dataset:
     in_memory = fits_in_memory(root, sum(map(len, tree.files.values())), options)
     ranges = (ByteRanges.from_files([str(path) for path, _ in files]) for files in tree.files.values())
     options = options.with_max_value(ranges, cached=not in_memory)
-    if in_memory:
-        loaded = {split: _load_in_memory(files, options, accounting) for split, files in tree.files.items()}
-    else:
-        items = tree.files.items()
-        loaded = {split: _load_lazily(files, options, f"{root}|{split}", accounting) for split, files in items}
+    if in_memory and options.full_size is not None:
+        in_memory = full_images_fit(root, tree.files["train"], options)
+    loaded = {}
+    for split, files in tree.files.items():
+        split_options = options.of_split(split)
+        if not in_memory:
+            loaded[split] = _load_lazily(files, split_options, f"{root}|{split}", accounting)
+        elif split_options.full_size is None:
+            loaded[split] = _load_in_memory(files, options, accounting)
+        else:
+            loaded[split] = _load_full(files, options, accounting)
     for split, folder in tree.roots.items():
         if not loaded[split].split:
             raise ValueError(f"{folder}: no readable image. {accounting.reasons()}".rstrip(". "))
@@ -122,6 +131,53 @@ def fits_in_memory(root: str, num_images: int, options: LoadOptions) -> bool:
             f"half of the {available / 2**30:.1f} GiB available; leave data.in_memory unset, or train at a smaller size"
         )
     return fits if options.in_memory is None else options.in_memory
+
+
+def full_images_fit(root: str, files: Files, options: LoadOptions) -> bool:
+    """Return whether to keep the full images in memory; ValueError if `options` require it and there is too little."""
+
+    def num_bytes(path: Path) -> int:
+        with suppress(ImageError):
+            width, height, mode = decoded_size(path, printable(path), options.full_size)
+            factor = max(1, min(width, height) // (options.full_size or 1))
+            return width * height // factor**2 * (1 if mode == "L" else 3)
+        return 0
+
+    # For a moment there are two copies.
+    required, available = 2 * sum(num_bytes(path) for path, _ in files), available_memory()
+    fits = required <= MAX_MEMORY_FRACTION * available
+    if options.in_memory and not fits:
+        raise ValueError(
+            f"{root}: the full images, for random crops, need {required / 2**30:.1f} GiB of memory, more than half of "
+            f"the {available / 2**30:.1f} GiB available; leave data.in_memory unset"
+        )
+    return fits
+
+
+def _load_full(files: Files, options: LoadOptions, accounting: Accounting) -> LoadedSplit:
+    """Decode all readable images at the size that random crops need."""
+    images = _lazy_images(files, options)
+    native = 1 if options.channels == 1 else None
+
+    def decode(index: int) -> torch.Tensor | ImageError:
+        try:
+            return images.decode(index, native)
+        except ImageError as error:
+            return error
+
+    usable, decoded = [], []
+    with ThreadPoolExecutor() as pool:
+        for index, result in enumerate(pool.map(decode, range(len(files)))):
+            if isinstance(result, ImageError):
+                accounting.exclude_unreadable("file", str(result), printable(files[index][0]))
+            else:
+                usable.append(index)
+                decoded.append(result)
+    accounting.use("file", len(usable))
+    images = replace(images[torch.tensor(usable, dtype=torch.int64)], decoded=DecodedImages.from_images(decoded))
+    labels = torch.tensor([files[index][1] for index in usable], dtype=torch.int64)
+    split = Split(images, labels, [printable(files[index][0]) for index in usable])
+    return LoadedSplit(split, all(len(image) == 1 for image in decoded))
 
 
 def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) -> LoadedSplit:
@@ -159,11 +215,14 @@ def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) 
 
 def _load_lazily(files: Files, options: LoadOptions, cache_key: str, accounting: Accounting) -> LoadedSplit:
     """Validate the images, and leave them on disk."""
-    images = LazyImages(ByteRanges.from_files([str(path) for path, _ in files]), options.storage, options.workers)
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    return drop_unusable_images(
-        Split(images, labels, [printable(path) for path, _ in files]), "file", cache_key, accounting
-    )
+    split = Split(_lazy_images(files, options), labels, [printable(path) for path, _ in files])
+    return drop_unusable_images(split, "file", cache_key, accounting)
+
+
+def _lazy_images(files: Files, options: LoadOptions) -> LazyImages:
+    ranges = ByteRanges.from_files([str(path) for path, _ in files])
+    return LazyImages(ranges, options.storage, options.workers, full_size=options.full_size)
 
 
 def class_files(split: Folder | None, folders: tuple[str, ...]) -> Files:

@@ -86,7 +86,7 @@ def load(location: str, options: LoadOptions) -> Dataset:
         raise ValueError(f"{location}: needs at least two classes; {found}")
     options = options.with_max_value(map(_byte_ranges, shards.values()), cached=True)
     loaded = {
-        split: _load_split(items, classes, options, f"{location}|{split}", accounting)
+        split: _load_split(items, classes, options.of_split(split), f"{location}|{split}", accounting)
         for split, items in shards.items()
     }
     for split, result in loaded.items():
@@ -331,7 +331,8 @@ def _load_split(
     files, starts, sizes = np.array(rows, np.int64).reshape(-1, 3).T
     paths = np.array([os.fsencode(shard.path) for shard in shards], np.bytes_)
     ranges = ByteRanges(paths, files.astype(np.int32), starts, sizes)
-    split = Split(LazyImages(ranges, options.storage, options.workers), torch.tensor(labels, dtype=torch.int64), names)
+    images = LazyImages(ranges, options.storage, options.workers, full_size=options.full_size)
+    split = Split(images, torch.tensor(labels, dtype=torch.int64), names)
     return drop_unusable_images(split, "sample", cache_key, accounting)
 
 

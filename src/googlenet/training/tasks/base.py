@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from ...config.schema import Recipe
+from ...data.augment import Augment
 from ...data.calibration import Calibration
 from ...data.dataset import COLUMN_OPTIONS, LoadOptions
 from ...data.loader import BatchSpec
 from ...data.preprocess import Preprocess, storage_size
+from ...data.random_view import full_image_size, uses_views
 from ...evaluation.report import ReportInfo
 from .. import distributed
 
@@ -88,11 +90,14 @@ def load_options(recipe: Recipe) -> LoadOptions:
     """Return how to load the recipe's images."""
     data = recipe.data
     size = storage_size(recipe.stored_size, data.crop_mode, data.crop_pct or 1.0)
+    is_augmented = uses_views(Augment(**vars(recipe.augment)))
+    full_size = max(size, full_image_size(max(recipe.size.sizes), recipe.augment.min_crop_scale))
     return LoadOptions(
         root=data.root, validation=data.val_split, size=size,
         crop_mode=data.crop_mode, interpolation=data.interpolation or "bilinear", max_value=data.max_value,
         on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
-        num_workers=data.num_workers, **{name: getattr(data, name) for name in COLUMN_OPTIONS},
+        num_workers=data.num_workers, full_size=full_size if is_augmented else None,
+        **{name: getattr(data, name) for name in COLUMN_OPTIONS},
     )  # fmt: skip
 
 
