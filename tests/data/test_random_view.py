@@ -74,16 +74,16 @@ def test_crops_are_inside_the_image_with_the_area_and_the_aspect_ratio(
         assert h * w * slack >= min_scale * height * width or (h, w) == (height, width)
 
 
-@pytest.mark.parametrize(("height", "width"), [(375, 500), (224, 224), (100, 260), (300, 90)])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (100, 260), (300, 90)])
 def test_crops_are_distributed_as_in_torchvision(height: int, width: int) -> None:
     rng, image = random.Random(1), torch.empty(1, height, width)
     torch.manual_seed(1)
-    ours = np.array([crop_box(height, width, 0.08, rng) for _ in range(3000)])
-    theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])
+    ours = np.array([crop_box(height, width, 0.08, rng) for _ in range(1500)])
+    theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(1500)])
     for features in ((0,), (1,), (2,), (3,), (2, 3)):
         a, b = (np.prod(boxes[:, features], axis=1) for boxes in (ours, theirs))
         # Samples of one distribution exceed this distance with a probability of 0.0001.
-        assert ks_2samp(a, b).statistic < math.sqrt(-math.log(0.0001 / 2) / 2 * 2 / 3000)
+        assert ks_2samp(a, b).statistic < math.sqrt(-math.log(0.0001 / 2) / 2 * 2 / 1500)
 
 
 def test_seeds_are_functions_of_seed_epoch_index_and_stream() -> None:
@@ -112,11 +112,13 @@ def test_interpolations(mode: str) -> None:
         assert set(out.unique().tolist()) <= set(image.unique().tolist())
 
 
-@pytest.mark.parametrize("augment", [PAPER, Augment(auto_augment="rand-m7-mstd0.5", flip="alternating")], ids=str)
+@pytest.mark.parametrize(
+    "augment", [PAPER, Augment(auto_augment="rand-m7-mstd0.5", flip="alternating")], ids=["crops", "policy"]
+)
 def test_views_are_those_of_every_number_of_workers_and_storage(tmp_path: Path, augment: Augment, cache: Path) -> None:
     root, steps = tree(tmp_path / "p", suffix="jpg"), [0, 1, 2, 3, 7, 1]
     results = []
-    for in_memory, num_workers in ((False, 0), (False, 1), (False, 2), (True, 0), (True, 2)):
+    for in_memory, num_workers in ((False, 0), (False, 2), (True, 0)):
         train = load(root, in_memory=in_memory, num_workers=num_workers).train
         assert isinstance(train.images, LazyImages) and (train.images.decoded is not None) is in_memory
         results.append(batches(train, augment, steps))

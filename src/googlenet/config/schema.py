@@ -183,6 +183,11 @@ class AugmentConfig(_Validated):
         random_erasing: probability of timm's random erasing.
         mixup: alpha of mixup's Beta distribution; 0: off.
         cutmix: alpha of CutMix's Beta distribution; 0: off. With both, each batch uses one of the two.
+        vertical_flip: flip half of the images vertically: for images without orientation, such as aerial ones.
+        rotate90: rotate each image by 0, 90, 180 or 270 degrees: for images without orientation.
+        brightness, contrast, saturation: largest relative change, in [0, 1]; 0.5 draws a factor from 0.5 to 1.5.
+        hue: largest rotation of the hue, as a fraction of the color circle, in [0, 0.5].
+        lighting: standard deviation of the noise along the principal components of ImageNet's colors; AlexNet: 0.1.
     """
 
     flip: Flip = "none"
@@ -194,6 +199,13 @@ class AugmentConfig(_Validated):
     random_erasing: float = within("[0, 1]", 0.0)
     mixup: float = within("[0, inf)", 0.0)
     cutmix: float = within("[0, inf)", 0.0)
+    vertical_flip: bool = False
+    rotate90: bool = False
+    brightness: float = within("[0, 1]", 0.0)
+    contrast: float = within("[0, 1]", 0.0)
+    saturation: float = within("[0, 1]", 0.0)
+    hue: float = within("[0, 0.5]", 0.0)
+    lighting: float = within("[0, inf)", 0.0)
 
 
 @dataclass(frozen=True)

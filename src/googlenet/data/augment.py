@@ -37,6 +37,13 @@ class Augment(NamedTuple):
     cutmix: float = 0.0
     num_classes: int = 0
     random_interpolation: bool = False
+    vertical_flip: bool = False
+    rotate90: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    lighting: float = 0.0
 
     @property
     def mixes(self) -> bool:
@@ -61,8 +68,22 @@ def alternating_flip(images: Tensor, indices: Tensor, epoch: int, seed: int) -> 
     return _flip_where(images, (((mixed >> 17) & 1) + epoch) % 2 == 1)
 
 
-def _flip_where(images: Tensor, flipped: Tensor) -> Tensor:
-    return torch.where(copy_to(images.device, flipped.view(-1, 1, 1, 1)), images.flip(-1), images)
+def _flip_where(images: Tensor, flipped: Tensor, dim: int = -1) -> Tensor:
+    return torch.where(copy_to(images.device, flipped.view(-1, 1, 1, 1)), images.flip(dim), images)
+
+
+def vertical_flip(images: Tensor, uniform: Tensor) -> Tensor:
+    """Flip images (n, c, h, w) vertically where a uniform number in [0, 1) (n, 1) is below 1/2."""
+    return _flip_where(images, uniform < 0.5, dim=-2)
+
+
+def rotate90(images: Tensor, uniform: Tensor) -> Tensor:
+    """Rotate square images (n, c, h, h) by 0, 90, 180 or 270 degrees, as uniform numbers in [0, 1) (n, 1) say."""
+    turns = copy_to(images.device, (4 * uniform).long().view(-1, 1, 1, 1))
+    rotated = images
+    for count in (1, 2, 3):
+        rotated = torch.where(turns == count, images.rot90(count, (-2, -1)), rotated)
+    return rotated
 
 
 def translate(images: Tensor, pixels: int, generator: torch.Generator, part: BatchSlice) -> Tensor:

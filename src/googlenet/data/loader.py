@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from itertools import count as count_from
 from typing import NamedTuple
@@ -14,7 +14,9 @@ from . import augment as transforms
 from .augment import Augment
 from .batch_slice import BatchSlice, full_batch
 from .dataset import Split
+from .image_seeds import COLOR, ROTATION, VERTICAL_FLIP, image_uniform
 from .lazy import ImageRequest, LazyImages, index_batches
+from .photometric import NUM_DRAWS, distort_colors, distorts_colors
 from .preprocess import Preprocess
 from .random_view import RandomView, uses_views
 
@@ -151,11 +153,18 @@ def _augmented_batch(
         images = transforms.random_flip(images, generator, part)
     elif augment.flip == "alternating":
         images = transforms.alternating_flip(images, indices, spec.samples.epoch, seed)
+    draw = partial(image_uniform, indices, spec.samples.epoch, seed)
+    if augment.vertical_flip:
+        images = transforms.vertical_flip(images, draw(VERTICAL_FLIP))
+    if augment.rotate90:
+        images = transforms.rotate90(images, draw(ROTATION))
     images = transforms.translate(images, augment.translate, generator, part)
     images = transforms.cutout(images, augment.cutout, generator, part)
     labels = split.labels[transforms.copy_to(split.labels.device, indices)]
     # Views have the final size.
     pixels = images.float() if uses_views(augment) else preprocess.resize(preprocess.center_crop(images), spec.size)
+    if distorts_colors(augment):
+        pixels = distort_colors(pixels, augment, draw(COLOR, NUM_DRAWS))
     pixels = preprocess.normalize(pixels)
     if augment.random_erasing:
         pixels = transforms.random_erasing(pixels, augment.random_erasing, transforms.draw_seeds(generator, part))
