@@ -12,11 +12,13 @@ from torchvision.models import GoogLeNet_Weights
 import googlenet as package
 from googlenet.checkpoint.format import Checkpoint, write_checkpoint
 from googlenet.cli.main import main
+from googlenet.config.parse import read_recipe
 from googlenet.config.schema import DataConfig, ModelConfig, Recipe, SizeConfig
 from googlenet.data.decode import ImageError
 from googlenet.data.preprocess import Preprocess
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.data.sources.imagenet import class_names, classes_match, imagenet_synsets, read_label_file
+from googlenet.training.schedules import learning_rate_factor
 
 # Three of the 1000 synsets, not in their order, each with its own gray level.
 SYNSETS = {"n01443537": ("goldfish, Carassius auratus", 200), "n01440764": ("tench, Tinca tinca", 120),
@@ -249,3 +251,35 @@ def test_training_needs_training_images(caffe: Path, tmp_path: Path, capsys: pyt
     flags = ["--data.source", f"imagenet:{caffe / 'val'}", "--out", str(out)]
     assert main(["train", "fashion-mnist-smoke", *flags]) == 1
     assert "has no training images" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "size", "model"),
+    [
+        ("imagenet-googlenet", 64, "--model.width_mult=0.25"),
+        ("imagenet-googlenet-bn", 64, "--model.width_mult=0.25"),
+        ("imagenet-inception-v3", 75, "--model.aux=true"),
+    ],
+)
+def test_recipes_of_the_papers_run(recipe: str, size: int, model: str, caffe: Path) -> None:
+    """One epoch of three steps, on images of three classes; the network, heads and augmentation are the recipe's."""
+    flags = [f"--data=imagenet:{caffe}", f"--size.train={size}", "--batch_size=3", "--epochs=1", model, "--device=cpu"]
+    assert main(["train", recipe, *flags, "--out", str(caffe / "run")]) == 0
+    checkpoint = package.load(caffe / "run")
+    assert checkpoint.classes[:2] == ("tench", "goldfish") and len(checkpoint.classes) == 3
+    assert checkpoint.recipe.augment.min_crop_scale == 0.08 and checkpoint.recipe.model.aux
+    assert 0 <= checkpoint.metrics["validation"]["top1"] <= 1
+
+
+def test_the_recipe_of_googlenet_has_the_papers_options() -> None:
+    recipe = read_recipe("imagenet-googlenet")
+    assert (recipe.model.name, recipe.model.aux, recipe.loss.aux_weight) == ("googlenet", True, 0.3)
+    assert (recipe.optimizer.name, recipe.optimizer.momentum) == ("sgd", 0.9)
+    factors = [learning_rate_factor(recipe.schedule, epoch * 100, 25_000, 100) for epoch in (0, 7.99, 8, 16)]
+    assert factors == pytest.approx([1, 1, 0.96, 0.96**2])
+    assert (recipe.size.sizes, recipe.augment.min_crop_scale, recipe.augment.random_interpolation) == (
+        (224,),
+        0.08,
+        True,
+    )
