@@ -12,6 +12,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import random
 import socket
 import struct
@@ -211,7 +212,7 @@ def slow_upload(url: str, rng: random.Random) -> str:
 
 def slow_reader(url: str, rng: random.Random) -> str:
     """Request a class activation map and read the response at 4 kB/s for ten seconds."""
-    address, image = urlsplit(url), fuzz_server.png_bomb(512, 512)
+    address, image = urlsplit(url), fuzz_server.make_images(rng)[1]
     head = request_head(url, len(image), close=True).replace(b"/v1/predict", b"/v1/explain?sizes=512")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel would receive everything
@@ -395,6 +396,8 @@ def main() -> int:
         reset_peak_rss(server.pid)
         start = time.monotonic()
         with watch_health(url, health):
+            # The clients of a real attack do not take the server's processors.
+            os.nice(10)
             statuses = {"while the server starts": start_statuses, **run_attacks(url, kinds, args.seconds)}
         seconds, peak = time.monotonic() - start, rss_bytes(server.pid, peak=True)
         after = post(url, "/v1/predict", photos.large[0], "image/jpeg")

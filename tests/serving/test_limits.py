@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -318,6 +319,30 @@ def test_cut_connection_is_no_server_error(
     assert 'googlenet_requests_total{route="/v1/predict",status="499"} 1.0' in metrics
     assert 'status="500"' not in metrics
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_nothing_is_computed_for_a_client_that_left(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request whose client closes the connection is cancelled and frees its memory."""
+    cancelled = threading.Event()
+
+    async def wait_until_cancelled(*_: object) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    monkeypatch.setattr(InferenceService, "predict", wait_until_cancelled)
+    image = png()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(image)}"
+    with serve_in_thread(small_run) as url, httpx.Client(base_url=url) as client:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + image)
+        assert cancelled.wait(20)
+        metrics = client.get("/metrics").text
+    assert 'googlenet_requests_total{route="/v1/predict",status="499"} 1.0' in metrics
+    assert "googlenet_inflight_images 0.0" in metrics and "googlenet_inflight_bytes 0.0" in metrics
 
 
 @pytest.mark.parametrize(("held", "requested"), [(80, 30), (100, 1)])

@@ -35,6 +35,8 @@ def run(argv: list[str]) -> None:
     # The network's threads share the cores with those that decode images and handle connections, so they must not
     # spin while they wait. OpenMP reads the variable once, when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that decode images must not delay those that handle connections by the 5 ms of the default.
+    sys.setswitchinterval(0.0005)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits) if field.metadata})
     models, api_key = parse_model_args(parser, args.run), _read_api_key(args.api_key_file)
     hosts = tuple(host.lower() for host in args.allowed_host or ())

@@ -55,6 +55,9 @@ HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or install pillow-heif"
 HEIF_HEADER = re.compile(rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
+# Pixels that are composited at a time.
+COMPOSITE_PIXELS = 1 << 19
+
 
 class ImageError(ValueError):
     """An unusable image; the message contains the file and the reason."""
@@ -235,9 +238,21 @@ def to_gray_or_rgb(image: Image.Image, max_value: float | None = None) -> Image.
         image = to_8bit(read_deep(image), max_value)
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.mode != "1" and image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return _over_white(image, mode)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _over_white(image: Image.Image, mode: str) -> Image.Image:
+    """Composite a transparent image over white, some rows at a time.
+
+    Of the whole image this would need two more copies with four channels, and stop all other threads meanwhile.
+    """
+    out, step = Image.new(mode, image.size), max(1, COMPOSITE_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        rows = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
+        out.paste(Image.alpha_composite(Image.new("RGBA", rows.size, "white"), rows).convert(mode), (0, top))
+    out.info = image.info.copy()
+    return out
 
 
 def _upright_gray_or_rgb(image: Image.Image, max_value: float | None) -> Image.Image:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -36,6 +37,12 @@ PUBLIC_PATHS = frozenset(("/", "/docs", "/openapi.json", "/healthz", "/v2/health
 # The body of a rejected request is drained for as many seconds, up to twice the largest body, before the response is
 # sent. Otherwise a client that is still sending gets ECONNRESET instead of the response.
 DRAIN_TIMEOUT = 5.0
+
+# A tenth of the memory is kept for requests of at most as many bytes.
+SMALL_REQUEST = 1_000_000
+
+# nginx's status for a client that did not wait. Nobody receives it; it is in the log and the metrics.
+CLIENT_CLOSED_REQUEST = 499
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -84,7 +91,9 @@ class Reservation:
         budget = self.budget
         if self.images + images > budget.max_images or self.memory + memory > budget.max_memory:
             raise HTTPException(413, "the request exceeds the server's memory limit; send fewer images or sizes")
-        if budget.images + images > budget.max_images or budget.memory + memory > budget.max_memory:
+        # Large requests must not keep small ones out.
+        kept = budget.max_memory // 10 if SMALL_REQUEST < self.memory + memory < budget.max_memory // 2 else 0
+        if budget.images + images > budget.max_images or budget.memory + memory > budget.max_memory - kept:
             raise HTTPException(429, "the server is busy; retry later", {"Retry-After": "1"})
 
 
@@ -167,6 +176,7 @@ class _RequestGuard:
         self.received_bytes = 0
         self.reservation = scope.setdefault("state", {})["reservation"] = Reservation(middleware.budget)
         self.complete = scope["method"] in ("GET", "HEAD")  # True when the body has been received
+        self.body_received = asyncio.Event()
         self.status: int | None = None
         request_id = Headers(scope=scope).get("x-request-id", "")
         self.request_id = request_id if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex
@@ -178,7 +188,7 @@ class _RequestGuard:
             with self.reservation:
                 async with asyncio.timeout(timeout):
                     self.admit()
-                    await middleware.app(self.scope, self.receive, self.send)
+                    await self.run_while_connected()
         except HTTPException as error:
             await self.respond_error(self.error(error.status_code, error.detail, error.headers))
         except TimeoutError:
@@ -196,6 +206,29 @@ class _RequestGuard:
                 self.scope["method"], self.scope["path"], self.status, self.received_bytes, 1e3 * seconds,
                 self.request_id,
             )  # fmt: skip
+
+    async def run_while_connected(self) -> None:
+        """Run the application; cancel it when the client disconnects, so that nothing is computed for nobody."""
+        task = asyncio.current_task()
+        assert task is not None
+        connection = asyncio.create_task(self.cancel_when_disconnected(task))
+        try:
+            await self.middleware.app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            if not connection.done():  # it was cancelled for another reason
+                raise
+            task.uncancel()
+            self.status = CLIENT_CLOSED_REQUEST
+        finally:
+            connection.cancel()
+
+    async def cancel_when_disconnected(self, task: "asyncio.Task[Any]") -> None:
+        """Cancel `task` if the client disconnects after it has sent the body; before, the application notices it."""
+        await self.body_received.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self.status is None:
+            task.cancel()
 
     def admit(self) -> None:
         """Check API key, announced body size and resource budget; raises HTTPException."""
@@ -246,7 +279,9 @@ class _RequestGuard:
 
     def count(self, message: Message) -> None:
         self.received_bytes += len(message.get("body", b""))
-        self.complete = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            self.complete = True
+            self.body_received.set()
 
     async def send(self, message: Message) -> None:
         """Send a part of the response with the headers that every response has."""

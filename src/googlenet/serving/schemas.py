@@ -157,11 +157,12 @@ async def parse_request(request: Request, limits: Limits, options_type: type[Opt
     options: Options
     if content_type == "application/json":
         content = await request.body()
-        # Base64 has no commas. Counting them is fast; parsing a million short texts is not.
+        # Base64 has no commas. Counting them is fast; parsing a million short texts is not, nor is one with escapes,
+        # so the text is not parsed on the event loop.
         if content.count(b",") > 2 * limits.max_images + MAX_OPTION_COMMAS:
             raise HTTPException(413, f"too many values; the limit is {limits.max_images} images per request")
         request.state.reservation.reserve(memory=2 * len(content))  # the texts, and the files in them
-        body = _BODIES[options_type].model_validate(parse_json(content))
+        body = _BODIES[options_type].model_validate(await asyncio.to_thread(parse_json, content))
         options = cast(Options, body)
         _check_count(len(body.images), limits)
         names = [f"image {index}" for index in range(1, len(body.images) + 1)]
