@@ -1,6 +1,7 @@
 """``googlenet serve``: serve trained networks over HTTP."""
 
 import argparse
+import gc
 import json
 import logging
 import math
@@ -58,6 +59,8 @@ def run(argv: list[str]) -> None:
         print(f"warning: {args.host} is reachable without an API key; see --api-key-file", file=sys.stderr)
 
     def on_started() -> None:
+        # A collection of the imported libraries' objects would stop all threads for a third of a second.
+        gc.freeze()
         print(json.dumps({"url": url, "models": names}) if args.json else f"{', '.join(names)} at {url}", flush=True)
 
     if args.replicas:
