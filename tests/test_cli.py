@@ -174,7 +174,6 @@ def test_predict_continues_after_an_unreadable_image(smoke_run: Path, images: Pa
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("", 2, "missing command"),
         ("predcit x y", 2, "did you mean predict"),
         ("predict", 2, "required"),
         ("models --jsn", 2, "--jsn"),

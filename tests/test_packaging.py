@@ -70,8 +70,8 @@ def test_wheel_contains_all_files(wheel: Path) -> None:
     for file in (path.relative_to(SOURCE) for path in SOURCE.rglob("*") if path.is_file()):
         if not any(part.startswith((".", "__pycache__")) for part in file.parts):
             assert f"googlenet/{file.as_posix()}" in names, f"not in the wheel: {file}"
-    for recipe in (ROOT / "recipes").iterdir():
-        assert f"googlenet/recipes/{recipe.name}" in names
+    for folder, target in ((ROOT / "recipes", "recipes"), (ROOT / "docs" / "samples", "samples")):
+        assert all(f"googlenet/{target}/{file.name}" in names for file in folder.iterdir())
     for level in build.PREBUILT_LEVELS:
         assert f"googlenet/kernels/prebuilt/{level}.so" in names
 
@@ -104,6 +104,8 @@ def test_wheel_in_a_new_environment(wheel: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             return loads(done.stdout)
 
+        doctor = run("doctor")["kernels"]
+        assert doctor["prebuilt"] or build.missing_features("avx2"), doctor
         assert len(run("download", "fashion-mnist")["files"]) == 4
         run("train", "fashion-mnist-smoke", "--epochs", "1", "--out", "run")
         assert loads((tmp_path / "run" / "environment.json").read_text())["native_kernels"] is True

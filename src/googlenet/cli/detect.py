@@ -71,11 +71,13 @@ def _detect(
     """Detect, print and draw; return COCO's results, and the number of images that could not be read."""
     from ..detection.data.coco import coco_results
     from ..detection.predict import detect_files
+    from ..evaluation.progress import track
 
     ids, category_ids = coco_ids(args.annotations, paths, classes)
     folder = writable_folder(args.out) if args.out else None
     documents, results, errors, names = [], [], 0, set[str]()
-    for image_id, image in zip(ids, detect_files(detector, paths), strict=True):
+    images = track(detect_files(detector, paths), len(paths), "images")
+    for image_id, image in zip(ids, images, strict=True):
         if image.error:
             errors += 1
             warn("detect", image.error)

@@ -27,6 +27,7 @@ def run(argv: list[str]) -> None:
 
     from ..checkpoint.load import load
     from ..devices import pick_device
+    from ..evaluation.progress import track
 
     folder = check_writable(args.out)
     if args.report and not (Path(args.run) / REPORT).is_file():
@@ -34,7 +35,7 @@ def run(argv: list[str]) -> None:
     checkpoint = load(args.run, task="classification")
     checkpoint.network.to(pick_device("auto"))
     context = build_context(args, checkpoint)
-    results = {name: run_analysis(name, context) for name in args.methods}
+    results = {name: run_analysis(name, context) for name in track(args.methods, len(args.methods), "analyses", True)}
     subtitle = f"googlenet explain, {checkpoint.recipe.model.name} at {context.size} px"
     files = write_files(args, folder, results, subtitle)
     lines = [line for result in results.values() for line in (f"{result.title}:", *(f"  {x}" for x in result.lines))]

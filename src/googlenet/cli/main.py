@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from .. import __version__
 from ..errors import InterruptedRunError, is_user_error, nearest
+from .start import start_text
 
 INTERRUPTED = 130
 
@@ -28,6 +29,8 @@ class Command(NamedTuple):
 
 # A new command is one module and one line here.
 COMMANDS: dict[str, Command] = {
+    "demo": Command("googlenet.cli.demo", "Train on Fashion-MNIST and classify sample images."),
+    "doctor": Command("googlenet.cli.doctor", "Report CPU features, kernels, engines and optional packages."),
     "models": Command("googlenet.cli.models", "List the networks."),
     "summary": Command("googlenet.cli.summary", "Show the layers, parameters and operations of a network."),
     "download": Command("googlenet.cli.download", "Download a data set."),
@@ -64,8 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     if argv and argv[0] in ("-h", "--help", "--version"):
         print(__version__ if argv[0] == "--version" else usage())
         return 0
-    if not argv or argv[0] not in COMMANDS:
-        problem = f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}" if argv else "missing command"
+    if not argv:
+        print(start_text())
+        return 0
+    if argv[0] not in COMMANDS:
+        problem = f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}"
         print(f"googlenet: {problem}; the commands are {', '.join(COMMANDS)} (see googlenet --help)", file=sys.stderr)
         return 2
     name, arguments = argv[0], argv[1:]

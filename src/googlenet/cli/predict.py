@@ -40,6 +40,7 @@ def run(argv: list[str]) -> None:
         parser.error("--ray requires --out DIR, and --out and --workers require --ray")
 
     from ..evaluation.predictor import predictor_device
+    from ..evaluation.progress import track
     from ..inference.loading import load_predictor
     from ..inference.multi_size import check_sizes
     from ..inference.predict import PredictOptions, expand_paths, predict_images
@@ -56,7 +57,8 @@ def run(argv: list[str]) -> None:
         _predict_with_ray(args, options)
     else:
         engine = f"{predictor.name}:{predictor.precision}"
-        _print(args, engine, predict_images(predictor, expand_paths(args.images), options))
+        paths = expand_paths(args.images)
+        _print(args, engine, track(predict_images(predictor, paths, options), len(paths), "images"))
 
 
 def _print(args: argparse.Namespace, engine: str, predictions: "Iterator[Prediction]") -> None:

@@ -88,7 +88,7 @@ def run(argv: list[str]) -> None:
             write_atomically(out / PLAN_FILE, "\n".join(lines) + "\n")
     if not distributed.is_main_process():
         return
-    document, summary = _summarize(result, HEADLINES[recipe.task])
+    document, summary = summarize(result, HEADLINES[recipe.task])
     print_result(args.json, document | ({"plan": lines} if lines else {}), summary)
 
 
@@ -120,7 +120,7 @@ def _plan(recipe: "Recipe", args: argparse.Namespace, fixed: set[str], started: 
     return recipe, lines
 
 
-def _summarize(result: "TrainResult", headline: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def summarize(result: "TrainResult", headline: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Return the JSON document and the lines of a finished run."""
     split = "test" if "test" in result.metrics else "validation"
     final = result.metrics.get(split)
