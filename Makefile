@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := ablation cam_localization d2l_recipe decoding deployment detection detection_baseline ensemble export_parity finetune \
 	fuzz_server gpu hostile_server init_without_norm models multi_scale overheads own_images ray_predict rcnn serving step_profile throughput
 
-.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench race docs-results dist clean
+.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench race docs docs-results notebooks dist clean
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample images (about 3 minutes on 2 cores)"
@@ -19,6 +19,8 @@ help:
 	@echo "make race   time to accuracy of two recipes with five seeds, compared with plain PyTorch (about 10 minutes on 2 cores)"
 	@echo "make bench  training throughput and the race"
 	@echo "make bench-NAME  one of $(BENCHMARKS); writes the result into docs/"
+	@echo "make docs   the documentation site, in build/site; broken links are errors"
+	@echo "make notebooks  execute the notebooks of notebooks/sources and write them in English and Chinese"
 	@echo "make dist   the wheel for Linux on x86-64, with its CPU kernels, and the sdist, in dist/"
 	@echo "make docs-results  write all results of benchmarks into docs/"
 
@@ -50,10 +52,8 @@ tools:
 		|| echo "not here, and no way to install: $$missing; the tests that need them are skipped" >&2
 
 demo: setup
-	$(BIN)/googlenet download fashion-mnist
 	rm -rf runs/demo
-	$(BIN)/googlenet train fashion-mnist-fast --out runs/demo
-	$(BIN)/googlenet predict runs/demo docs/samples --top-k 3
+	$(BIN)/googlenet demo
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -106,6 +106,14 @@ bench-%: benchmarks/%.py $(VENV)/.installed-dev
 
 docs-results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/update_docs.py
+
+# The documentation site, in build/site. Broken links are errors.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Execute the notebooks and write them in both languages.
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python tools/notebooks.py
 
 # The wheel contains the CPU kernels of every prebuilt level (hatch_build.py).
 dist: $(VENV)/.installed-dev

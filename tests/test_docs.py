@@ -23,7 +23,7 @@ from servers import run_server
 
 ROOT = Path(__file__).parents[1]
 # A translation has the same commands and images as the page that it translates, whose commands are run.
-TRANSLATIONS = {ROOT / "docs" / "tour.zh-CN.md": ROOT / "docs" / "tour.md"}
+TRANSLATIONS = {ROOT / "docs" / f"{name}.zh-CN.md": ROOT / "docs" / f"{name}.md" for name in ("start", "tour")}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 SHORT = ["--data.max_samples=120", "--batch_size=32", "--epochs=1", "--min_steps=4"]
