@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import googlenet
 from googlenet import kernels
 from googlenet.kernels import build, levels
-from googlenet.kernels.conv_bn_relu import BatchStats, compute_batch_stats, norm_relu_backward
+from googlenet.kernels.conv_bn_relu import norm_relu, norm_relu_backward
 from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_channels
 from googlenet.models.init import init_weights
 from googlenet.models.layers import Conv, ConvNormAct, MaxPool
@@ -257,8 +257,9 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)  # also sets OpenMP's, which the kernels use
             norm = nn.BatchNorm2d(48)
-            stats = compute_batch_stats(x, [norm], norm.weight.detach(), norm.bias.detach())
-            results.append([*stats, *norm_relu_backward([g], x, stats, [torch.empty(5000, 48)])])
+            out = torch.empty(5000, 48)
+            stats = norm_relu(x, [norm], norm.weight.detach(), norm.bias.detach(), [out])
+            results.append([out, stats, *norm.buffers(), *norm_relu_backward([g], x, stats, [out])])
     finally:
         torch.set_num_threads(num_threads)
     for other in results[1:]:
@@ -311,8 +312,8 @@ def test_widest_blocks_equal_double_precision(name: str, width_mult: float) -> N
 def test_kernels_reject_more_columns_than_their_buffers(columns: int) -> None:
     norm, pre = nn.BatchNorm2d(columns), torch.zeros(2, columns)
     with pytest.raises(ValueError, match=f"support 2048 channels, not {columns}"):
-        compute_batch_stats(pre, [norm], norm.weight, norm.bias)
-    for stats in (None, BatchStats(*torch.ones(4, columns))):
+        norm_relu(pre, [norm], norm.weight, norm.bias, [torch.empty_like(pre)])
+    for stats in (None, torch.ones(4, columns)):
         with pytest.raises(ValueError, match=f"support 2048 channels, not {columns}"):
             norm_relu_backward([pre], pre, stats, [pre])
 

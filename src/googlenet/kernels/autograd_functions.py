@@ -21,12 +21,10 @@ from torch.autograd.function import once_differentiable
 
 from .build import load_kernels
 from .conv_bn_relu import (
-    BatchStats,
     PoolGeometry,
     as_map,
     as_matrix,
     channels_last,
-    compute_batch_stats,
     convolve,
     convolve_backward,
     dense_weight,
@@ -118,10 +116,9 @@ class _ConvNormAct(torch.autograd.Function):
         x, weight = channels_last(x.to(dtype)), weight.to(dtype)
         dense = dense_weight(weight, x) if stride == 1 else None
         pre = convolve(x, weight, dense, bias.to(dtype) if norm_weight is None else None, stride)
-        stats = compute_batch_stats(pre, [module.norm], norm_weight, bias)
         out = torch.empty_like(pre)
-        norm_relu(pre, stats, out)
-        ctx.save_for_backward(x, weight, dense, out, *(() if stats is None else (pre, *stats)))
+        stats = norm_relu(pre, [module.norm], norm_weight, bias, [out])
+        ctx.save_for_backward(x, weight, dense, out, *(() if stats is None else (pre, stats)))
         ctx.stride = stride
         n, _, h, w = x.shape
         return out.view(n, -(-h // stride), -(-w // stride), -1).permute(0, 3, 1, 2)
@@ -130,7 +127,7 @@ class _ConvNormAct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, dense, out, *saved = ctx.saved_tensors
-        pre, stats = (saved[0], BatchStats(*saved[1:])) if saved else (None, None)
+        pre, stats = saved or (None, None)
         matrix, *grads = norm_relu_backward([as_matrix(channels_last(grad))], pre, stats, [out])
         grad_input, grad_weight = convolve_backward(matrix, x, weight, dense, ctx.stride, ctx.needs_input_grad[0])
         return (None if grad_input is None else as_map(grad_input, x)), None, grad_weight.float(), *grads
@@ -163,10 +160,9 @@ class _Inception(torch.autograd.Function):
             strict=True,
         ):
             pre = convolve(source, weight, matrix, unit.bias.to(dtype) if unit.norm_weight is None else None)
-            stats = compute_batch_stats(pre, [module.norm for module in modules], unit.norm_weight, unit.bias)
-            norm_relu(pre, stats, *outputs)
+            stats = norm_relu(pre, [module.norm for module in modules], unit.norm_weight, unit.bias, outputs)
             if stats is not None:
-                saved += [pre, *stats]
+                saved += [pre, stats]
         ctx.save_for_backward(x, reduced3, reduced5, pooled, argmax, out, *weights, *dense, *saved)
         ctx.row, ctx.geometry = row, geometry
         return as_map(out, x)
@@ -182,8 +178,7 @@ class _Inception(torch.autograd.Function):
 
         def backward(index: int, source: Tensor, grads: list[Tensor], outputs: list[Tensor]) -> tuple[Any, ...]:
             """Return the gradients of the input, weight, bias and normalization weight of the unit `index`."""
-            own = saved[5 * index : 5 * index + 5]
-            pre, stats = (own[0], BatchStats(*own[1:])) if own else (None, None)
+            pre, stats = saved[2 * index : 2 * index + 2] or (None, None)
             matrix, grad_bias, grad_norm_weight = norm_relu_backward(grads, pre, stats, outputs)
             grad_input, grad_weight = convolve_backward(matrix, source, weights[index], dense[index])
             return grad_input, grad_weight.float(), grad_bias, grad_norm_weight

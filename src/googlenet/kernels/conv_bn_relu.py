@@ -5,13 +5,14 @@ Weights have the type of the map; everything per channel (statistics, biases and
 function ``x_backward`` takes the gradient of the output of ``x``.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ffi import call
+from .ffi import call, pack
 from .levels import MAX_CHANNELS, NUM_CHUNKS
 from .winograd import select_tile_size, winograd_conv, winograd_conv_backward
 
@@ -56,27 +57,19 @@ def dense_weight(weight: Tensor, x: Tensor) -> Tensor | None:
     On such maps every output pixel depends on the whole input, and most filter taps fall on the padding.
     """
     out_channels, in_channels, k, _ = weight.shape
-    center, size = k // 2, x.shape[2]
-    if k == 1 or size > center + 1 or size != x.shape[3]:
+    size = x.shape[2]
+    if k == 1 or size > k // 2 + 1 or size != x.shape[3]:
         return None
-    dense = weight.new_empty(size, size, out_channels, size, size, in_channels)
-    for i in range(size):
-        for j in range(size):
-            taps = weight[:, :, center - i : center - i + size, center - j : center - j + size]
-            dense[i, j] = taps.permute(0, 2, 3, 1)
-    return dense.view(size * size * out_channels, size * size * in_channels)
+    dense = weight.new_empty(size * size * out_channels, size * size * in_channels)
+    call("dense_weight", weight.dtype, size, k, out_channels, in_channels, channels_last(weight), dense)
+    return dense
 
 
 def dense_weight_backward(grad: Tensor, weight: Tensor, size: int) -> Tensor:
     """Return the gradient of the weight from that of its `dense_weight` for maps of `size` x `size`."""
     out_channels, in_channels, k, _ = weight.shape
-    center = k // 2
-    grad_weight = torch.zeros_like(weight)
-    grad = grad.view(size, size, out_channels, size, size, in_channels)
-    for i in range(size):
-        for j in range(size):
-            taps = grad[i, j].permute(0, 3, 1, 2)
-            grad_weight[:, :, center - i : center - i + size, center - j : center - j + size] += taps
+    grad_weight = torch.empty_like(weight, memory_format=torch.channels_last)
+    call("dense_weight_backward", grad.dtype, size, k, out_channels, in_channels, grad, grad_weight)
     return grad_weight
 
 
@@ -121,72 +114,60 @@ def convolve_backward(
 # Batch normalization and ReLU, or ReLU alone.
 
 
-class BatchStats(NamedTuple):
-    """What the backward of batch normalization needs, per channel.
+def norm_relu(
+    pre: Tensor, norms: Sequence[Any], weight: Tensor | None, bias: Tensor, outputs: Sequence[Tensor]
+) -> Tensor | None:
+    """Normalize and rectify `pre` into the `outputs`, which take consecutive columns; update the statistics of `norms`.
 
-    scale = weight * invstd, shift = bias - mean * scale.
+    Each of `norms` belongs to one output. Returns what the backward needs per channel: scale = weight * invstd,
+    shift = bias - mean * scale, mean and invstd, (4, channels); None without normalization (`weight` is None).
     """
-
-    scale: Tensor
-    shift: Tensor
-    mean: Tensor
-    invstd: Tensor
-
-
-def compute_batch_stats(pre: Tensor, norms: list[Any], weight: Tensor | None, bias: Tensor) -> BatchStats | None:
-    """Compute the statistics of the batch `pre`, and update those of `norms`; None without normalization."""
     if weight is None:
+        start = 0
+        for out in outputs:
+            part = pre[:, start : start + out.shape[1]]
+            start += out.shape[1]
+            call("relu_forward", pre.dtype, *out.shape, *_with_ld(part), *_with_ld(out))
         return None
-    mean, variance = torch.empty(2, pre.shape[1])
-    call("channel_stats", pre.dtype, *pre.shape, *_with_ld(pre), mean, variance, _workspace(pre.shape[1], 2))
-    invstd = torch.rsqrt(variance + norms[0].eps)
-    scale = weight * invstd
-    unbiased = variance * (len(pre) / max(len(pre) - 1, 1))
-    widths = [norm.num_features for norm in norms]
-    running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-    torch._foreach_lerp_(running, [*mean.split(widths), *unbiased.split(widths)], norms[0].momentum)
-    torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
-    return BatchStats(scale, bias - mean * scale, mean, invstd)
-
-
-def norm_relu(pre: Tensor, stats: BatchStats | None, *outputs: Tensor) -> None:
-    """Normalize and rectify `pre` into the `outputs`, which take consecutive columns."""
-    start = 0
-    for out in outputs:
-        part = slice(start, start + out.shape[1])
-        start = part.stop
-        if stats is None:
-            call("relu_forward", pre.dtype, *out.shape, *_with_ld(pre[:, part]), *_with_ld(out))
-        else:
-            scale, shift = stats.scale[part], stats.shift[part]
-            call("scale_relu_forward", pre.dtype, *out.shape, *_with_ld(pre[:, part]), scale, shift, *_with_ld(out))
+    channels = pre.shape[1]
+    stats, parts = (
+        torch.empty(4, channels),
+        pack(
+            [
+                (out.shape[1], *_with_ld(out), norm.running_mean, norm.running_var, norm.num_batches_tracked)
+                for norm, out in zip(norms, outputs, strict=True)
+            ]
+        ),
+    )
+    call(
+        "batch_norm_relu_forward", pre.dtype, *pre.shape, *_with_ld(pre), weight, bias, float(norms[0].eps),
+        float(norms[0].momentum), stats, len(outputs), parts, _workspace(channels, 2),
+    )  # fmt: skip
+    return stats
 
 
 def norm_relu_backward(
-    grads: list[Tensor], pre: Tensor | None, stats: BatchStats | None, outputs: list[Tensor]
+    grads: Sequence[Tensor], pre: Tensor | None, stats: Tensor | None, outputs: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of `pre`, of the bias and of the normalization's weight from those of the outputs."""
-    columns = sum(out.shape[1] for out in outputs)
-    grad_input = outputs[0].new_empty(len(outputs[0]), columns)
-    grad_bias = torch.empty(columns)
-    grad_weight = None if stats is None else torch.empty(columns)
+    rows, columns = len(outputs[0]), sum(out.shape[1] for out in outputs)
+    grad_input, grad_bias = outputs[0].new_empty(rows, columns), torch.empty(columns)
+    if stats is not None and pre is not None:
+        parts, grad_weight = pack([(grad.shape[1], *_with_ld(grad)) for grad in grads]), torch.empty(columns)
+        call(
+            "batch_norm_relu_backward", pre.dtype, rows, columns, pre, stats, grad_input, grad_weight, grad_bias,
+            len(grads), parts, _workspace(columns, 2),
+        )  # fmt: skip
+        return grad_input, grad_bias, grad_weight
     start = 0
     for grad, out in zip(grads, outputs, strict=True):
         part = slice(start, start + out.shape[1])
         start = part.stop
-        if stats is None or pre is None or grad_weight is None:
-            call(
-                "relu_backward", out.dtype, *out.shape,
-                *_with_ld(grad), *_with_ld(out), *_with_ld(grad_input[:, part]), grad_bias[part],
-                _workspace(out.shape[1], 1),
-            )  # fmt: skip
-        else:
-            call(
-                "batch_norm_relu_backward", out.dtype, *out.shape, *_with_ld(grad), *_with_ld(pre[:, part]),
-                *(values[part] for values in stats), *_with_ld(grad_input[:, part]),
-                grad_weight[part], grad_bias[part], _workspace(out.shape[1], 2),
-            )  # fmt: skip
-    return grad_input, grad_bias, grad_weight
+        call(
+            "relu_backward", out.dtype, *out.shape, *_with_ld(grad), *_with_ld(out), *_with_ld(grad_input[:, part]),
+            grad_bias[part], _workspace(out.shape[1], 1),
+        )  # fmt: skip
+    return grad_input, grad_bias, None
 
 
 # Max pooling, 3x3.

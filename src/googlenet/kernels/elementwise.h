@@ -97,10 +97,37 @@ void NAME(scale_relu_forward)(long rows, long channels, const VALUE *src, long l
     }
 }
 
+/* Batch normalization and ReLU. Computes mean, variance and, per channel, invstd = 1 / sqrt(variance + eps), scale = weight *
+ * invstd, shift = bias - mean * scale; updates the running statistics; writes the columns to the maps of `parts`.
+ * stats = scale, shift, mean, invstd of all channels, one after the other.
+ */
+void NAME(batch_norm_relu_forward)(long rows, long channels, const VALUE *src, long ld_src, const float *weight,
+                                   const float *bias, double eps, double momentum, float *stats, long num_parts,
+                                   const struct norm_part *parts, double *workspace) {
+    float *scale = stats, *shift = stats + channels, *mean = stats + 2 * channels, *invstd = stats + 3 * channels;
+    NAME(channel_stats)(rows, channels, src, ld_src, mean, invstd, workspace);
+    const double unbiased = rows > 1 ? rows / (rows - 1.0) : 1;
+    long c = 0;
+    for (long part = 0; part < num_parts; part++) {
+        const struct norm_part *to = parts + part;
+        for (long k = 0; k < to->channels; k++, c++) {
+            const float variance = invstd[c];
+            to->running_mean[k] += (float)momentum * (mean[c] - to->running_mean[k]);
+            to->running_var[k] += (float)momentum * ((float)(variance * unbiased) - to->running_var[k]);
+            invstd[c] = 1 / sqrtf(variance + (float)eps);
+            scale[c] = weight[c] * invstd[c];
+            shift[c] = bias[c] - mean[c] * scale[c];
+        }
+        ++*to->num_batches;
+        const long first = c - to->channels;
+        NAME(scale_relu_forward)(rows, to->channels, src + first, ld_src, scale + first, shift + first, to->map, to->ld);
+    }
+}
+
 /* Backward of batch normalization and ReLU: dst = gradient of src, and the gradients of the normalization's weight
  * and bias. scale = weight * invstd, shift = bias - mean * scale.
  */
-void NAME(batch_norm_relu_backward)(long rows, long channels, const VALUE *grad, long ld_grad, const VALUE *src, long ld_src,
+static void NAME(normalized_backward)(long rows, long channels, const VALUE *grad, long ld_grad, const VALUE *src, long ld_src,
                         const float *scale, const float *shift, const float *mean, const float *invstd, VALUE *dst,
                         long ld_dst, float *weight_grad, float *bias_grad, double *workspace) {
     double *partial = workspace, *sums = workspace + 2 * CHUNKS * channels;
@@ -148,6 +175,54 @@ void NAME(batch_norm_relu_backward)(long rows, long channels, const VALUE *grad,
             t[c] = store(scale[c] * v - constant[c] - slope[c] * src_c);
         }
     }
+}
+
+/* The same for several maps whose channels are consecutive columns of src and dst; `stats` as in the forward kernel */
+void NAME(batch_norm_relu_backward)(long rows, long channels, const VALUE *src, const float *stats, VALUE *dst,
+                                    float *weight_grad, float *bias_grad, long num_parts, const struct grad_part *parts,
+                                    double *workspace) {
+    long first = 0;
+    for (const struct grad_part *from = parts; from < parts + num_parts; first += from->channels, from++)
+        NAME(normalized_backward)(rows, from->channels, from->grad, from->ld, src + first, channels, stats + first,
+                                  stats + channels + first, stats + 2 * channels + first, stats + 3 * channels + first,
+                                  dst + first, channels, weight_grad + first, bias_grad + first, workspace);
+}
+
+/* dense = a padded k x k convolution on maps of size x size, whose weight is stored as (out, k, k, in), as a matrix of
+ * (size, size, out) rows and (size, size, in) columns. The map is smaller than the filter: size <= k / 2 + 1.
+ */
+void NAME(dense_weight)(long size, long k, long out_channels, long in_channels, const VALUE *weight, VALUE *dense) {
+    const long pixels = size * size;
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < pixels * out_channels; row++) {
+        const long to = row / out_channels, o = row % out_channels;
+        for (long from = 0; from < pixels; from++) {
+            const long i = k / 2 + from / size - to / size, j = k / 2 + from % size - to % size;
+            memcpy(dense + (row * pixels + from) * in_channels, weight + ((o * k + i) * k + j) * in_channels,
+                   in_channels * sizeof(VALUE));
+        }
+    }
+}
+
+/* weight_grad = the gradient of the weight, (out, k, k, in), from that of `dense` */
+void NAME(dense_weight_backward)(long size, long k, long out_channels, long in_channels, const VALUE *dense_grad,
+                                 VALUE *weight_grad) {
+    const long pixels = size * size;
+#pragma omp parallel for schedule(static)
+    for (long o = 0; o < out_channels; o++)
+        for (long i = 0; i < k; i++)
+            for (long j = 0; j < k; j++) {
+                float sum[CHANNELS];
+                memset(sum, 0, in_channels * sizeof(float));
+                for (long to = 0; to < pixels; to++) {
+                    const long y = to / size + i - k / 2, x = to % size + j - k / 2;
+                    if (y < 0 || y >= size || x < 0 || x >= size) continue;
+                    const VALUE *grad = dense_grad + ((to * out_channels + o) * pixels + y * size + x) * in_channels;
+                    for (long c = 0; c < in_channels; c++) sum[c] += load(grad[c]);
+                }
+                VALUE *t = weight_grad + ((o * k + i) * k + j) * in_channels;
+                for (long c = 0; c < in_channels; c++) t[c] = store(sum[c]);
+            }
 }
 
 /* dst = the maxima of 3x3 windows; argmax = their position in the window, 0 to 8 */

@@ -19,6 +19,22 @@
 
 static long first_row(long rows, long chunk) { return rows * chunk / CHUNKS; }
 
+/* Some columns of a normalized map, in a map of their own: their BatchNorm2d's buffers and the output */
+struct norm_part {
+    long channels;
+    void *map;
+    long ld;
+    float *running_mean, *running_var;
+    int64_t *num_batches;
+};
+
+/* Some columns of a map: the gradient of the output */
+struct grad_part {
+    long channels;
+    const void *grad;
+    long ld;
+};
+
 /* sums[c] = the partial sums of all chunks for column c, added in order */
 static void add_chunks(const double *partial, long channels, double *sums) {
     memset(sums, 0, channels * sizeof(double));
@@ -173,7 +189,7 @@ static inline void store_lanes_bfloat16(uint16_t *dst, floats x) {
  * norm 1 unless `matrix`, for biases and normalization). Weight, gradient and momentum buffer have the same order in
  * memory.
  */
-void layerwise_sgd(long size, long matrix, float *weight, const float *grad, float *momentum_buffer, float lr,
+static void layerwise_sgd_tensor(long size, long matrix, float *weight, const float *grad, float *momentum_buffer, float lr,
                    float weight_decay, float momentum, long nesterov) {
     double weight_square = 0, grad_square = 0, partial[2 * CHUNKS];
 #pragma omp parallel for schedule(static) if (size > 16384)
@@ -205,4 +221,19 @@ void layerwise_sgd(long size, long matrix, float *weight, const float *grad, flo
         momentum_buffer[i] = momentum * momentum_buffer[i] + g;
         weight[i] -= lr * (nesterov ? g + momentum * momentum_buffer[i] : momentum_buffer[i]);
     }
+}
+
+/* A tensor and its gradient. matrix: 1 for weights of convolutions and linear layers, 0 for biases and normalization */
+struct sgd_tensor {
+    long size, matrix;
+    float *weight;
+    const float *grad;
+    float *momentum_buffer;
+};
+
+void layerwise_sgd(long count, const struct sgd_tensor *tensors, double lr, double weight_decay, double momentum,
+                   long nesterov) {
+    for (const struct sgd_tensor *t = tensors; t < tensors + count; t++)
+        layerwise_sgd_tensor(t->size, t->matrix, t->weight, t->grad, t->momentum_buffer, (float)lr, (float)weight_decay,
+                             (float)momentum, nesterov);
 }

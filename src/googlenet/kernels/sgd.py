@@ -1,13 +1,13 @@
-"""The optimizer step of one tensor in one pass over memory."""
+"""The optimizer step in one pass over memory."""
 
-import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .build import load_kernels
+from .ffi import call_function, pack
 
 
 def is_supported_param(weight: Tensor) -> bool:
@@ -20,24 +20,25 @@ def is_supported_param(weight: Tensor) -> bool:
     )
 
 
-def layerwise_sgd(weight: Tensor, grad: Tensor, momentum_buffer: Tensor, options: Mapping[str, Any]) -> None:
-    """Update `weight` and `momentum_buffer` in place by SGD, with `grad` scaled to the norm of the weights.
+def layerwise_sgd(
+    weights: Sequence[Tensor], grads: Sequence[Tensor], momentum_buffers: Sequence[Tensor], options: Mapping[str, Any]
+) -> None:
+    """Update `weights` and `momentum_buffers` in place by SGD, with each gradient scaled to the norm of its weights.
 
     `options` contains lr, weight_decay, momentum and nesterov, as an optimizer's parameter group does. See
     `training.optim.normalized_sgd`.
     """
     # The kernel reads memory in order, so all tensors need the strides of the weight.
-    grad, buffer = (
-        t if t.stride() == weight.stride() else torch.empty_like(weight).copy_(t) for t in (grad, momentum_buffer)
-    )
-    library = load_kernels()
-    assert library is not None
-    library.layerwise_sgd(
-        ctypes.c_long(weight.numel()),
-        ctypes.c_long(weight.ndim > 1),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (weight, grad, buffer)),
-        *(ctypes.c_float(options[key]) for key in ("lr", "weight_decay", "momentum")),
-        ctypes.c_long(options["nesterov"]),
-    )
-    if buffer is not momentum_buffer:
-        momentum_buffer.copy_(buffer)
+    ordered = [
+        [other if other.stride() == weight.stride() else torch.empty_like(weight).copy_(other) for other in others]
+        for weight, *others in zip(weights, grads, momentum_buffers, strict=True)
+    ]
+    rows = [
+        (weight.numel(), int(weight.ndim > 1), weight, grad, buffer)
+        for weight, (grad, buffer) in zip(weights, ordered, strict=True)
+    ]
+    numbers = (float(options[key]) for key in ("lr", "weight_decay", "momentum"))
+    call_function("layerwise_sgd", len(rows), pack(rows), *numbers, int(options["nesterov"]))
+    for buffer, (_, updated) in zip(momentum_buffers, ordered, strict=True):
+        if buffer is not updated:
+            buffer.copy_(updated)

@@ -1,5 +1,6 @@
 """Optimizers and the moving average of the weights."""
 
+import sys
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def build_optimizer(options: OptimizerConfig, model: nn.Module) -> torch.optim.O
             by_group.setdefault((parameter.ndim > 1, lr_scale_of(options, model, name)), []).append(parameter)
     if not by_group:
         raise ValueError("model.freeze: all layers are frozen, so nothing can be trained")
+    _skip_import_of_dynamo()
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": options.weight_decay if decays else 0.0, "lr_scale": scale}
         for (decays, scale), parameters in by_group.items()
@@ -42,6 +44,18 @@ def build_optimizer(options: OptimizerConfig, model: nn.Module) -> torch.optim.O
             return torch.optim.RMSprop(
                 groups, options.lr, alpha=options.alpha, eps=options.eps, momentum=options.momentum
             )
+
+
+def _skip_import_of_dynamo() -> None:
+    """Keep PyTorch's optimizers from importing its compiler, which takes about a second.
+
+    They import it to exclude some of their methods from compiled functions; here only networks are compiled, and
+    PyTorch looks for the attribute that is set before it imports anything.
+    """
+    for name in ("__init__", "add_param_group", "zero_grad"):
+        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if method is not None and "torch._dynamo" not in sys.modules:
+            method.__dynamo_disable = method
 
 
 def lr_scale_of(options: OptimizerConfig, model: nn.Module, name: str) -> float:

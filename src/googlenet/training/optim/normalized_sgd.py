@@ -14,7 +14,7 @@ class LayerwiseNormalizedSGD(torch.optim.SGD):
 
     LARS-like (You et al., "Large Batch Training of Convolutional Networks", 2017), but not LARS: there is no trust
     coefficient, norms below 1 count as 1, biases and normalization are scaled to norm 1, and weight decay is not part
-    of the ratio. The native kernels update each tensor in one pass; without them gradients are scaled in place and
+    of the ratio. The native kernels update all tensors in one pass; without them gradients are scaled in place and
     PyTorch's SGD follows.
     """
 
@@ -33,12 +33,12 @@ class LayerwiseNormalizedSGD(torch.optim.SGD):
                 if self.state[weight].get("momentum_buffer") is None:
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
             buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+            grads = [weight.grad for weight in weights]
             if native:
-                for weight, buffer in zip(weights, buffers, strict=True):
-                    kernels.layerwise_sgd(weight, weight.grad, buffer, group)
+                kernels.layerwise_sgd(weights, grads, buffers, group)
             else:  # as a function: the step of the superclass would call the optimizer's hooks a second time
                 options = {key: group[key] for key in ("weight_decay", "momentum", "lr", "nesterov")}
-                sgd(weights, [p.grad for p in weights], buffers, **options, dampening=0.0, maximize=False)
+                sgd(weights, grads, buffers, **options, dampening=0.0, maximize=False)
 
 
 @torch.no_grad()
