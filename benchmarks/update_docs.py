@@ -36,6 +36,7 @@ REFERENCE = "amd-bfloat16"
 TABLES: dict[str, Callable[[Result], str]] = {
     "throughput": training.throughput,
     "step_profile": training.step_profile,
+    "load": training.load,
     "decoding": training.decoding,
     "finetune": training.finetune,
     "own_images": training.own_images,

@@ -75,6 +75,13 @@ def step_profile(result: Result) -> str:
     return table(header, body)
 
 
+def load(result: Result) -> str:
+    """Format the milliseconds of a step alone and next to a busy process."""
+    header = ["recipe", "alone, ms", "next to a busy process, ms", "speed that remains"]
+    rows = [[row["recipe"], row["alone_ms"], row["loaded_ms"], row["speed"]] for row in result["rows"]]
+    return f"{table(header, rows)}\n\n{processor(result['cpu'])}; {result['threads']} threads, torch {result['torch']}."
+
+
 def decoding(result: Result) -> str:
     """Format images per second of reading a large folder."""
     rows: list[list[object]] = [

@@ -46,7 +46,7 @@ class Network(nn.Module, HubMixin):
         # Under torch.device("meta") the caller needs shapes, not weights. The weights of a seed are those of the CPU.
         if (device := torch.get_default_device()).type != "meta":
             # Like `to_empty`, whose torch.empty_like takes a third of a second when it first sees a meta tensor.
-            self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
+            self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))  # type: ignore[no-untyped-call]
             init_weights(self, self._init, config["seed"])
             self.to(device)
 
