@@ -56,6 +56,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (write_shards,) = code_blocks(ROOT / "docs" / "data.md", "python")
     exec(write_shards, {})
+    (write_labels,) = code_blocks(ROOT / "docs" / "multilabel.md", "python")
+    exec(write_labels, {})
     return tmp_path
 
 
@@ -101,6 +103,8 @@ def shorten(arguments: list[str]) -> list[str]:
     """Add flags that make a training or an evaluation short."""
     command = arguments[0]
     if "train" in arguments[:2] and ("--resume" not in arguments or "auto" in arguments):
+        if "--folds" in arguments:
+            return [*arguments, *SHORT, "--model.width_mult=0.25"]
         if command == "ensemble":
             return [*arguments, *SHORT, "--num-models=2", "--model.width_mult=0.25"]
         if arguments[1] == "folder":

@@ -46,6 +46,16 @@ def test_metrics_and_calibration(smoke_run: Path, tmp_path: Path, capsys: pytest
     assert document["interval"] == pytest.approx(list(test.proportion_ci(method="wilson")))
     assert document["ece"] == pytest.approx(calibration_error(logits.softmax(1), labels), abs=1e-6)
     assert len(document["per_class"]) == 10
+    matthews = sklearn.metrics.matthews_corrcoef(labels, predicted)
+    assert document["matthews_correlation"] == pytest.approx(matthews, abs=1e-6)
+    recalls = sklearn.metrics.recall_score(labels, predicted, average=None)
+    rows = list(document["per_class"].values())
+    assert [row["recall"] for row in rows] == pytest.approx(recalls, abs=1e-6)
+    assert sum(row["images"] for row in rows) == sum(row["predicted"] for row in rows) == 400
+    auroc = sklearn.metrics.roc_auc_score(labels, logits.softmax(1), multi_class="ovr")
+    assert document["averages"]["macro"]["auroc"] == pytest.approx(auroc, abs=1e-6)
+    low, high = document["averages"]["macro"]["intervals"]["auroc"]
+    assert low < auroc < high
 
     calibration = document["calibration"]
     val_logits, val_labels = predict(smoke_run, "validation", 400)
@@ -72,6 +82,7 @@ def test_metrics_and_calibration(smoke_run: Path, tmp_path: Path, capsys: pytest
     output = capsys.readouterr()
     assert f"temperature {temperature:.4f}, fitted on 400 validation images" in output.out
     assert "95 % interval of top-1" in output.out
+    assert "balanced accuracy 0." in output.out and "specificity" in output.out
     assert output.err == "", "short computations print no progress without a terminal"
 
 

@@ -10,7 +10,6 @@ from googlenet.evaluation.metrics import (
     classification_metrics,
     confusion_matrix,
     mean_loss,
-    per_class_accuracy,
     run_inference,
     top_k_accuracy,
 )
@@ -23,9 +22,6 @@ def test_example() -> None:
     assert top_k_accuracy(EXAMPLE, 2) == 0.75
     assert top_k_accuracy(EXAMPLE, 5) == 1.0
     assert confusion_matrix(EXAMPLE).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
-    assert per_class_accuracy(EXAMPLE) == [1.0, 0.0, 0.5]
-    empty = Predictions(torch.tensor([[1.0, 0, 0]]), torch.tensor([0]))
-    assert per_class_accuracy(empty) == [1.0, None, None]
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000))

@@ -19,12 +19,17 @@ class EnsembleInfo:
     """The content of ``ensemble.json``.
 
     `last_width_mult` is the width factor of the last member (None: like the others); `metrics` of the averaged
-    prediction are None until all members are trained.
+    prediction are None until all members are trained. With `num_folds` the members are the folds of a
+    cross-validation, one repeat after the other, and `folds` has the metrics of each. `thresholds` are those of
+    `Checkpoint`.
     """
 
     num_models: int
     last_width_mult: float | None
     metrics: dict[str, Any] | None = None
+    num_folds: int | None = None
+    folds: list[dict[str, float]] | None = None
+    thresholds: tuple[float, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write ``ensemble.json``."""
@@ -38,7 +43,9 @@ class EnsembleInfo:
             raise ValueError(f"{folder}: not an ensemble: it has no {ENSEMBLE_FILE}")
         try:
             values = json.loads(path.read_text())
-            return cls(int(values["num_models"]), values["last_width_mult"], values["metrics"])
+            num_models, last_width_mult, metrics = (values[key] for key in ("num_models", "last_width_mult", "metrics"))
+            optional = (values.get("num_folds"), values.get("folds"), tuple(values.get("thresholds", ())))
+            return cls(int(num_models), last_width_mult, metrics, *optional)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged, or not written by this program ({error})") from None
 
@@ -70,9 +77,13 @@ def read_ensemble(folder: Path, task: str | None = None) -> Checkpoint:
         if (member.preprocess, member.classes) != (first.preprocess, first.classes):
             advice = f"evaluate such networks together with googlenet evaluate {runs[0]} --ensemble {run}"
             raise ValueError(f"{run}: preprocessing or classes differ from those of {runs[0].name}; {advice}")
-    return replace(first, model=ensemble_of(members), metrics=info.metrics)
+    recipe = first.recipe
+    if info.num_folds is not None:
+        # Every image that a fold holds out is a training image of the other members.
+        recipe = replace(recipe, data=replace(recipe.data, fold=None))
+    return replace(first, model=ensemble_of(members), metrics=info.metrics, recipe=recipe, thresholds=info.thresholds)
 
 
 def ensemble_of(members: list[Checkpoint]) -> Ensemble:
     """Combine checkpoints into one module in evaluation mode."""
-    return Ensemble([member.network for member in members]).eval()
+    return Ensemble([member.network for member in members], members[0].recipe.task == "multilabel").eval()

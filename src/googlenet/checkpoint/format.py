@@ -30,6 +30,7 @@ MANIFEST_FILE = "model.json"
 _WRONG_TASK = {
     "detection": "detects objects and does not classify images; use googlenet detect, or evaluate",
     "classification": "classifies images and does not detect objects; train a detector with task: detection",
+    "multilabel": "labels images and does not detect objects; train a detector with task: detection",
 }
 
 
@@ -39,6 +40,7 @@ class Checkpoint:
 
     `model` is in evaluation mode: a `Network` or an `Ensemble`, or, for task detection, a `detection.detector.Detector`
     or a `detection.rcnn.network.RCNN`. `metrics` are those of the end of training, {"test": {"top1": ...}, ...}.
+    `thresholds`, one per class for task multilabel, are the probabilities from which an image has a label.
     """
 
     model: Any
@@ -46,6 +48,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     recipe: Recipe
     metrics: dict[str, Any]
+    thresholds: tuple[float, ...] = ()
 
     @property
     def network(self) -> Network:
@@ -69,9 +72,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to a .safetensors file."""
     metadata = {
         "preprocess": checkpoint.preprocess.to_dict(), "classes": checkpoint.classes,
-        "recipe": asdict(checkpoint.recipe), "metrics": checkpoint.metrics,
+        "recipe": asdict(checkpoint.recipe), "metrics": checkpoint.metrics, "thresholds": checkpoint.thresholds,
     }  # fmt: skip
-    model = checkpoint.network if checkpoint.recipe.task == "classification" else checkpoint.model
+    model = checkpoint.model if checkpoint.recipe.task == "detection" else checkpoint.network
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     write_atomically(path, save(tensors, {"format": "pt", "googlenet": json.dumps(metadata, allow_nan=False)}))
 
@@ -96,18 +99,29 @@ def read_checkpoint(path: Path, task: str | None = None) -> Checkpoint:
         values = json.loads(metadata["googlenet"])
         preprocess, recipe = Preprocess.from_dict(values["preprocess"]), recipe_from_dict(values["recipe"])
         classes, metrics = tuple(values["classes"]), dict(values["metrics"])
+        thresholds = tuple(map(float, values.get("thresholds", ())))  # not in files of earlier versions
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: unreadable metadata ({error}); was it written by another version?") from None
     check_task(recipe, task, str(path))
     model = get_task_module(recipe).build_model(recipe, len(classes), preprocess.channels)
     load_strictly(model, tensors, str(path))
-    return Checkpoint(model.eval(), preprocess, classes, recipe, metrics)
+    return Checkpoint(model.eval(), preprocess, classes, recipe, metrics, thresholds)
 
 
 def check_task(recipe: Recipe, task: str | None, name: str) -> None:
-    """Raise ValueError if `recipe` is for another task than `task` (None: any)."""
-    if task not in (None, recipe.task):
+    """Raise ValueError if `recipe` is for another task than `task` (None: any).
+
+    Networks for several labels are classifiers too: `single_label_only` refuses them where they are not supported.
+    """
+    actual = "classification" if recipe.task == "multilabel" and task != "multilabel" else recipe.task
+    if task not in (None, actual):
         raise ValueError(f"{name}: {_WRONG_TASK[recipe.task]}")
+
+
+def single_label_only(recipe: Recipe, name: str, what: str) -> None:
+    """Raise ValueError if a network assigns several labels to an image; `what` needs one, such as "--crops"."""
+    if recipe.task == "multilabel":
+        raise ValueError(f"{name}: assigns any number of labels to an image (task: multilabel); {what} needs one label")
 
 
 def read_run(run: Path, task: str | None = None) -> Checkpoint:

@@ -16,6 +16,7 @@ def run(argv: list[str]) -> None:
     from ..kernels import keep_freed_memory
     from .evaluate_detection import evaluate_detection, unsupported_argument
     from .evaluate_multicrop import evaluate_multicrop
+    from .evaluate_multilabel import evaluate_multilabel, unsupported_multilabel_argument
     from .evaluate_sizes import evaluate_sizes
 
     model = load_predictor(args.run, args.engine, args.threads, size=max(args.sizes) if args.sizes else args.size)
@@ -24,6 +25,10 @@ def run(argv: list[str]) -> None:
         if message := unsupported_argument(args):
             parser.error(message)
         return evaluate_detection(args, model)
+    if model.task == "multilabel":
+        if message := unsupported_multilabel_argument(args):
+            parser.error(message)
+        return evaluate_multilabel(args, model)
     if model.checkpoint is None and (args.sizes or args.crops or args.ensemble or args.precise_bn is not None):
         raise ValueError(
             f"{args.run}: an exported folder is evaluated at one --size, and its normalization is fixed; for --sizes, "
@@ -49,6 +54,7 @@ def build_parser() -> CommandParser:
         help="average this many crops of each image as in ILSVRC14; 1 is the center crop of the run")  # fmt: skip
     add("--ensemble", nargs="+", default=[], metavar="RUN",
         help="more networks: compare each with the first, and average the probabilities of all")  # fmt: skip
+    add("--group", metavar="COLUMN", help="also report the images of each value of a column of the data's table")
     add("--calibrate", action="store_true",
         help="fit a temperature on the validation split and plot the reliability of the evaluated split")  # fmt: skip
     add("--precise-bn", type=int, metavar="N",
@@ -73,6 +79,7 @@ def check_usage(parser: CommandParser, args: argparse.Namespace) -> None:
         (args.crops and not set(args.crops) <= {1, 10, 144}, "--crops must be of 1, 10 and 144"),
         (args.crops and tta, "--crops cannot be combined with --sizes, --tta-flip and --tta-shift"),
         (args.ensemble and tta, "--ensemble cannot be combined with --sizes, --tta-flip and --tta-shift"),
+        (args.group and multi, "--group cannot be combined with --crops and --ensemble"),
         (args.calibrate and multi, "--calibrate cannot be combined with --crops and --ensemble"),
         (args.calibrate and args.split == "validation",
          "--calibrate fits on the validation split: evaluate another one, such as --split test"),

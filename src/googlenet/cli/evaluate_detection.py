@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..inference.loading import Detectors, LoadedModel
 
 # Arguments of the command that detection does not support.
-UNSUPPORTED = ("tta_flip", "tta_shift", "crops", "calibrate", "precise_bn", "out")
+UNSUPPORTED = ("tta_flip", "tta_shift", "crops", "calibrate", "precise_bn", "out", "group")
 
 # The metrics in the first line, with their display names.
 HEADLINE = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..checkpoint.format import single_label_only
 from ..checkpoint.load import load
 from ..data.dataset import Split
 from ..devices import pick_device
@@ -52,6 +53,7 @@ def load_members(args: argparse.Namespace, model: LoadedModel[Predictor]) -> lis
     checkpoints = [model.checkpoint, *(load(path, task="classification") for path in args.ensemble)]
     for index, (path, checkpoint) in enumerate(zip([args.run, *args.ensemble], checkpoints, strict=True)):
         assert checkpoint is not None
+        single_label_only(checkpoint.recipe, path, "--ensemble")
         classes, preprocess = checkpoint.classes, checkpoint.preprocess
         if classes != expected:
             actual = truncate_list(classes)

@@ -13,10 +13,10 @@ from ..evaluation.metrics import Predictions, average_predictions, classificatio
 from ..evaluation.plots import reliability_diagram
 from ..evaluation.predictor import Predictor
 from ..evaluation.progress import ProgressDisplay
-from ..evaluation.report_metrics import full_report
+from ..evaluation.report_metrics import format_class_metrics, format_groups, format_overall, full_report, split_by_group
 from ..files import write_atomically
 from ..inference import multi_size
-from ..inference.datasets import load_eval_dataset, select_split
+from ..inference.datasets import group_column, load_eval_dataset, select_split
 from ..inference.loading import LoadedModel
 from ..inference.tta import TTA
 from ..training.precise_bn import clean_batches, recompute_bn_stats
@@ -39,6 +39,7 @@ def evaluate_sizes(args: argparse.Namespace, model: LoadedModel[Predictor]) -> N
     plots = writable_folder(args.out or args.run) if has_folder and (args.sizes or args.calibrate) else None
     data = load_eval_dataset(model, max(*sizes, model.stored_size), args.data, args.data_root, args.max_images)
     name, split = select_split(data, args.split)
+    groups = group_column(split, args.group) if args.group else None
     splits = {name: split}
     if args.calibrate:
         if name == "validation" or not data.validation:
@@ -70,11 +71,16 @@ def evaluate_sizes(args: argparse.Namespace, model: LoadedModel[Predictor]) -> N
         lines += [
             f"top-1 {metrics['top1']:.4f}   top-5 {metrics['top5']:.4f}   loss {metrics['loss']:.4f}",
             f"95 % interval of top-1: {low:.4f} to {high:.4f}   calibration error (ECE) {metrics['ece']:.4f}",
+            *format_overall(metrics),
         ]
     for fitted in validation:
         document["calibration"], calibration_lines = report_calibration(fitted, evaluated, title, plots)
         lines += calibration_lines
-    lines += [f"  {label:<20}{value:.4f}" for label, value in metrics["per_class"].items() if value is not None]
+    lines += format_class_metrics(metrics)
+    if groups is not None:
+        parts = split_by_group(evaluated.average, groups)
+        document["groups"] = {group: full_report(rows, predictor.classes) for group, rows in parts.items()}
+        lines += format_groups(args.group, document["groups"])
     print_result(args.json, document, lines)
 
 

@@ -25,6 +25,7 @@ def run(argv: list[str]) -> None:
     if needs_image and not args.images:
         parser.error(f"{' and '.join(needs_image)} require an image: name one, or select others with --methods")
 
+    from ..checkpoint.format import single_label_only
     from ..checkpoint.load import load
     from ..devices import pick_device
     from ..evaluation.progress import track
@@ -33,6 +34,9 @@ def run(argv: list[str]) -> None:
     if args.report and not (Path(args.run) / REPORT).is_file():
         raise ValueError(f"{args.run}/{REPORT}: no such file; --report requires the folder of a finished run")
     checkpoint = load(args.run, task="classification")
+    for name in args.methods:
+        if ANALYSES[name].single_label:
+            single_label_only(checkpoint.recipe, args.run, f"--methods {name}")
     checkpoint.network.to(pick_device("auto"))
     context = build_context(args, checkpoint)
     results = {name: run_analysis(name, context) for name in track(args.methods, len(args.methods), "analyses", True)}

@@ -97,6 +97,10 @@ def _print(args: argparse.Namespace, result: "ExportResult") -> None:
         document |= {"max_error_by_engine": by_engine, "top1": result.top1, "accuracy": accuracy}
         lines += [f"{name:<12} differs from PyTorch by at most {error:.1e}" for name, error in by_engine.items()]
     for name, metrics in accuracy.items():
-        values = [f"{title} {metrics[key]:.4f}" for key, title in (("top1", "top-1"), ("ap", "AP")) if key in metrics]
+        values = [
+            f"{title} {metrics[key]:.4f}"
+            for key, title in (("top1", "top-1"), ("map", "mAP"), ("ap", "AP"))
+            if key in metrics
+        ]
         lines.append(f"{name:<12} {' '.join(values)} on {metrics['images']:,} images, {metrics['on']}")
     print_result(args.json, document, lines)

@@ -47,7 +47,9 @@ def load_export_data(
     checkpoint: Checkpoint, source: str | None = None, root: str | None = None, max_images: int | None = None
 ) -> ExportData:
     """Load the images of a classifier's run, or of `source`: a sample to compare on, the test and training images."""
-    predictor: Predictor = NetworkPredictor(checkpoint.model, checkpoint.preprocess, checkpoint.classes)
+    predictor: Predictor = NetworkPredictor(
+        checkpoint.model, checkpoint.preprocess, checkpoint.classes, checkpoint.thresholds
+    )
     model = LoadedModel.of(predictor, checkpoint)
     try:
         data = load_eval_dataset(model, model.stored_size, source, root, max_images)

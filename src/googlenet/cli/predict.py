@@ -71,9 +71,13 @@ def _print(args: argparse.Namespace, engine: str, predictions: "Iterator[Predict
             continue
         top = [item._asdict() for item in prediction.top]
         document = {"path": prediction.path, "top": top, "preprocessing": prediction.preprocessing, "engine": engine}
+        if prediction.labels is not None:
+            document["labels"] = prediction.labels
         documents.append(document)
         if not args.json:
             classes = "  ".join(f"{item.label} {item.probability:.3f}" for item in prediction.top)
+            if prediction.labels is not None:
+                classes = f"{', '.join(prediction.labels) or 'no label'} ({classes})"
             print(f"{prediction.path}: {classes}\n  ({prediction.preprocessing})")
     if args.json:
         print(json.dumps(documents, indent=2))

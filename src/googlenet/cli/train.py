@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 PLAN_FILE = "plan.txt"
 
 # The metrics that summarize a run, with their display names.
-HEADLINES = {"classification": {"top1": "top-1 accuracy"}, "detection": {"ap": "AP", "ap50": "AP50"}}
+HEADLINES = {
+    "classification": {"top1": "top-1 accuracy"},
+    "multilabel": {"map": "mAP", "f1": "macro F1"},
+    "detection": {"ap": "AP", "ap50": "AP50"},
+}
 
 
 def run(argv: list[str]) -> None:

@@ -114,6 +114,11 @@ class DataConfig(_Validated):
         split_column: column of a table with train, validation or test; unset: the first with a usual name.
         fold_column: column of a table with the folds for cross-validation; unset: the first with a usual name.
         validation_fold: hold out the training images with this value of fold_column for validation.
+        sampling: shuffle (every image once per epoch), or balanced (drawn with replacement: all classes are equally
+            frequent; for task multilabel an image counts for its rarest label).
+        group_column: column of a table; images with the same value, such as a patient, are held out together.
+        num_folds: divide the training and validation images into folds, for cross-validation; unset: none.
+        fold: the fold, from 0 on, whose images are the validation images; unset: train on all folds.
     """
 
     source: str = "fashion-mnist"
@@ -134,6 +139,18 @@ class DataConfig(_Validated):
     split_column: str | None = None
     fold_column: str | None = None
     validation_fold: str | None = None
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    group_column: str | None = None
+    num_folds: int | None = within("[2, inf)", None)
+    fold: int | None = within("[0, inf)", None)
+
+    def _check_combinations(self) -> None:
+        if self.fold is not None and self.fold >= (self.num_folds or 0):
+            raise ValueError(f"in the recipe, data.fold must be below data.num_folds, not {self.fold}")
+        if self.num_folds is not None and self.validation_fold is not None:
+            raise ValueError(
+                "in the recipe, data.fold and data.validation_fold both choose validation images: unset one"
+            )
 
 
 @dataclass(frozen=True)
@@ -267,17 +284,28 @@ class ScheduleConfig(_Validated):
 
 @dataclass(frozen=True)
 class LossConfig(_Validated):
-    """The loss: cross-entropy of the classifier plus the losses of the auxiliary heads.
+    """The loss of the classifier plus the losses of the auxiliary heads.
 
     Attributes:
-        label_smoothing: fraction of the target spread over all classes, in [0, 1); classification only.
+        name: cross_entropy or focal; for task multilabel binary_cross_entropy, focal or asymmetric; unset: the first.
+        label_smoothing: fraction of the target spread over all classes, in [0, 1); not for detection.
         aux_weight: weight of each auxiliary head's loss.
-        class_weights: none, or balanced (weights in inverse proportion to the class frequencies).
+        class_weights: none, or balanced (weights in inverse proportion to the class frequencies; for task multilabel
+            the images with a label are weighted by their ratio to the others).
+        gamma: focal: exponent of the weight of hard images; 0: no weight.
+        gamma_positive: asymmetric: exponent for the labels that an image has.
+        gamma_negative: asymmetric: exponent for the labels that it does not have.
+        probability_margin: asymmetric: probabilities below this of labels that an image does not have cause no loss.
     """
 
+    name: Literal["cross_entropy", "focal", "binary_cross_entropy", "asymmetric"] | None = None
     label_smoothing: float = within("[0, 1)", 0.0)
     aux_weight: float = within("[0, inf)", 0.3)
     class_weights: Literal["none", "balanced"] = "none"
+    gamma: float = within("[0, inf)", 2.0)
+    gamma_positive: float = within("[0, inf)", 1.0)
+    gamma_negative: float = within("[0, inf)", 4.0)
+    probability_margin: float = within("[0, 1)", 0.05)
 
 
 @dataclass(frozen=True)
@@ -340,12 +368,21 @@ class RegionsConfig(_Validated):
     box_voting_iou: float | None = within("(0, 1]", None)
 
 
+# The values of `loss.name` by task, the default first.
+LOSSES = {
+    "classification": ("cross_entropy", "focal"),
+    "multilabel": ("binary_cross_entropy", "focal", "asymmetric"),
+    "detection": (),
+}
+
+
 @dataclass(frozen=True)
 class Recipe(_Validated):
     """A training run.
 
     Attributes:
-        task: classification (one label per image) or detection (labeled boxes).
+        task: classification (one label per image), multilabel (any number of labels per image) or detection (labeled
+            boxes).
         epochs: passes over the training images; the last may be partial, such as 1.25.
         min_steps: train more epochs if `epochs` has fewer steps than this: for small data sets.
         budget_minutes: end the run after this time, from reading the data to the report: the number of steps follows
@@ -368,7 +405,7 @@ class Recipe(_Validated):
             or none.
     """
 
-    task: Literal["classification", "detection"] = "classification"
+    task: Literal["classification", "multilabel", "detection"] = "classification"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     size: SizeConfig = field(default_factory=SizeConfig)
@@ -401,6 +438,15 @@ class Recipe(_Validated):
                 f"in the recipe, grad_accum_steps must leave at least 2 images in each part of batch_size, not "
                 f"{self.batch_size} images in {self.grad_accum_steps} parts"
             )
+        if self.loss.name not in (None, *LOSSES[self.task]):
+            advice = f"one of {', '.join(LOSSES[self.task])}" if LOSSES[self.task] else "unset: the head has its own"
+            raise ValueError(f"in the recipe, for task {self.task} loss.name must be {advice}, not {self.loss.name}")
+        data = self.data
+        if self.task == "detection" and (data.group_column or data.num_folds or data.sampling != "shuffle"):
+            keys = "data.group_column, data.num_folds and data.sampling"
+            raise ValueError(f"in the recipe, {keys} are for classification: unset them")
+        if self.task == "multilabel" and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError("in the recipe, augment.mixup and augment.cutmix need one label per image: set them to 0")
         if self.task != "detection" and self.detection != DetectionConfig():
             raise ValueError("in the recipe, detection needs task: detection")
         if self.detection.head != "rcnn" and self.regions != RegionsConfig():

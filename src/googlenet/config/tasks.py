@@ -13,6 +13,7 @@ from .schema import Recipe
 
 TASKS: dict[str, str] = {
     "classification": "googlenet.training.tasks.classification",
+    "multilabel": "googlenet.training.tasks.multilabel",
     "detection": "googlenet.detection.task",
     "rcnn": "googlenet.detection.rcnn.task",
 }

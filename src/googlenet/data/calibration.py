@@ -19,7 +19,7 @@ MAX_BYTES, MAX_IMAGES = 8_000_000, 500
 
 
 class Calibration(NamedTuple):
-    """Images uint8 (n, channels, size, size), cropped and resized, with their labels int64 (n,)."""
+    """Images uint8 (n, channels, size, size), cropped and resized, with the labels of a `Split`."""
 
     images: Tensor
     labels: Tensor
@@ -54,6 +54,6 @@ def read_calibration(path: Path) -> Calibration | None:
             images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); delete it to go without calibration images") from None
-    if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
+    if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape[:1] != images.shape[:1] or not len(labels):
         raise ValueError(f"{path}: not calibration images of this package; delete it")
-    return Calibration(images, labels.long())
+    return Calibration(images, labels if labels.ndim == 2 else labels.long())

@@ -27,13 +27,15 @@ class Split:
     """Images uint8 (n, channels, h, w) in memory or on disk, with labels int64 (n,) and one name per image.
 
     `columns` are further values per image, by name: arrays of Python objects (n,), such as the columns of a table
-    (`googlenet.data.table_file`). Every method keeps them with their images.
+    (`googlenet.data.table_file`). Every method keeps them with their images. Training images are drawn in proportion to
+    `weights` float64 (n,), if they are set (by `data.sampling`); a selection of images has none.
     """
 
     images: Tensor | LazyImages
     labels: Tensor
     names: Sequence[str]
     columns: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,6 +151,9 @@ class LoadOptions:
         validation_fold: the training images of this fold of `fold_column` are the validation images.
         full_size: for random views of the full training images, the shorter side, in pixels, that these need; unset:
             center crops of height and width `size` are enough.
+        group_column: column (`Split.columns`) with groups of images that are held out, or in a fold, together.
+        num_folds: folds for cross-validation; unset: none.
+        fold: the fold, from 0 on, that is the validation split; unset: no validation split.
     """
 
     root: str | None = None
@@ -169,6 +174,9 @@ class LoadOptions:
     fold_column: str | None = None
     validation_fold: str | None = None
     full_size: int | None = None
+    group_column: str | None = None
+    num_folds: int | None = None
+    fold: int | None = None
 
     @property
     def workers(self) -> int:
@@ -185,8 +193,9 @@ class LoadOptions:
         )
 
     def of_split(self, split: str) -> "LoadOptions":
-        """Return the options of a split: only training images are augmented."""
-        return self if split == "train" else replace(self, full_size=None)
+        """Return the options of a split: only training images, and those of all folds, are augmented."""
+        is_training = split == "train" or (split == "validation" and self.num_folds is not None)
+        return self if is_training else replace(self, full_size=None)
 
     def with_max_value(self, splits: Iterable[ByteRanges], cached: bool) -> "LoadOptions":
         """Set `max_value`, if it is unset, to that of the images of the first split that is not empty."""

@@ -31,6 +31,11 @@ class DecodedImages(NamedTuple):
         """Return the images of a slice, with these indices, or where a bool mask is true; the pixels are shared."""
         return DecodedImages(self.pixels, self.start[indices], self.shape[indices])
 
+    def concatenate(self, other: "DecodedImages") -> "DecodedImages":
+        """Return these images, followed by those of `other`."""
+        start = np.concatenate((self.start, other.start + len(self.pixels)))
+        return DecodedImages(torch.cat((self.pixels, other.pixels)), start, np.concatenate((self.shape, other.shape)))
+
     def read(self, index: int) -> Tensor:
         """Return an image without a copy: uint8 (c, h, w)."""
         height, width, channels = self.shape[index].tolist()

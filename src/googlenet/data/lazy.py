@@ -56,6 +56,14 @@ class ByteRanges(NamedTuple):
         """Return the ranges of the images of a slice, with these indices, or where a bool mask is true."""
         return ByteRanges(self.files, self.file[indices], self.start[indices], self.size[indices])
 
+    def concatenate(self, other: "ByteRanges") -> "ByteRanges":
+        """Return these ranges, followed by those of `other`."""
+        files = np.concatenate((self.files, other.files))
+        file = np.concatenate((self.file, other.file + np.int32(len(self.files))))
+        return ByteRanges(
+            files, file, np.concatenate((self.start, other.start)), np.concatenate((self.size, other.size))
+        )
+
     def read(self, index: int) -> bytes:
         """Read an encoded image; ImageError if that is impossible."""
         path = os.fsdecode(bytes(self.files[self.file[index]]))
@@ -132,6 +140,11 @@ class LazyImages:
         selected = indices if isinstance(indices, slice) else indices.cpu().numpy()
         decoded = self.decoded.select(selected) if self.decoded else None
         return replace(self, ranges=self.ranges.select(selected), decoded=decoded)
+
+    def concatenate(self, other: "LazyImages") -> "LazyImages":
+        """Return these images, followed by those of `other`, which are stored in the same way."""
+        decoded = self.decoded.concatenate(other.decoded) if self.decoded and other.decoded else None
+        return replace(self, ranges=self.ranges.concatenate(other.ranges), decoded=decoded)
 
     @property
     def shape(self) -> torch.Size:

@@ -99,9 +99,24 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(2 * seed + 1, epoch))
 
 
-def sample_indices(count: int, seed: int, samples: SampleRange, part: BatchSlice) -> Tensor:
-    """Return the indices, in a data set of `count` images, of a slice of a step: int64 (part.num_images,)."""
-    return part.slice(epoch_order(count, seed, samples.epoch)[samples.start : samples.stop])
+@lru_cache(maxsize=2)
+def weighted_order(weights: Tensor, seed: int, epoch: int) -> Tensor:
+    """Return the images of an epoch, drawn with replacement in proportion to `weights` float64 (n,): int64 (n,)."""
+    ends = weights.cumsum(0)
+    draws = torch.rand(len(weights), dtype=torch.float64, generator=_generator(2 * seed + 1, epoch)) * ends[-1]
+    return torch.searchsorted(ends, draws, right=True).clamp_max(len(weights) - 1)
+
+
+def sample_indices(
+    count: int, seed: int, samples: SampleRange, part: BatchSlice, weights: Tensor | None = None
+) -> Tensor:
+    """Return the indices, in a data set of `count` images, of a slice of a step: int64 (part.num_images,).
+
+    Every epoch has all images, or with `weights` (count,) as many that are drawn in proportion to them.
+    """
+    epoch = samples.epoch
+    order = epoch_order(count, seed, epoch) if weights is None else weighted_order(weights, seed, epoch)
+    return part.slice(order[samples.start : samples.stop])
 
 
 def _generator(stream: int, offset: int) -> torch.Generator:
@@ -145,9 +160,9 @@ def _augmented_batch(
     split: Split, preprocess: Preprocess, augment: Augment, spec: BatchSpec, generator: torch.Generator
 ) -> Batch:
     """Return the batch before mixing; every random number is drawn for the full batch."""
-    count, seed, part = len(split.labels), spec.seed, spec.part
+    seed, part = spec.seed, spec.part
     batches = chain([UpcomingBatch(spec.samples, part, spec.size)], spec.upcoming)
-    requests = (_image_request(count, preprocess, augment, seed, batch) for batch in batches)
+    requests = (_image_request(split, preprocess, augment, seed, batch) for batch in batches)
     images, indices = _read_images(split, requests)
     if augment.flip == "random":
         images = transforms.random_flip(images, generator, part)
@@ -172,10 +187,10 @@ def _augmented_batch(
 
 
 def _image_request(
-    count: int, preprocess: Preprocess, augment: Augment, seed: int, batch: UpcomingBatch
+    split: Split, preprocess: Preprocess, augment: Augment, seed: int, batch: UpcomingBatch
 ) -> ImageRequest:
-    """Return what to read for a batch of a split of `count` images."""
-    indices = sample_indices(count, seed, batch.samples, batch.part)
+    """Return what to read for a batch of a split."""
+    indices = sample_indices(len(split), seed, batch.samples, batch.part, split.weights)
     has_view = uses_views(augment)
     view = RandomView(augment, preprocess, batch.size, seed, batch.samples.epoch) if has_view else None
     return ImageRequest(indices, view)

@@ -36,8 +36,13 @@ class DetectionTask:
     sizes: tuple[int, ...]
     min_side: int = 1
     flip: bool = False
+    thresholds: ClassVar[tuple[float, ...]] = ()
     monitor: ClassVar[str] = "ap"
     headline_metrics: ClassVar[dict[str, str]] = {"ap": "AP", "ap50": "AP50"}
+
+    def with_thresholds(self, validation: EvaluatedSplit | None) -> "DetectionTask":
+        """Return the task unchanged: its threshold of scores is an option of the recipe."""
+        return self
 
     def batch(self, train: Sequence[Sample], preprocess: Preprocess, spec: BatchSpec) -> Any:
         """Return letterboxed images with their boxes."""

@@ -100,7 +100,10 @@ def _to_row(prediction: Prediction) -> dict[str, Any]:
     top = [item._asdict() for item in prediction.top]
     best = top[0] if top else {"label": None, "probability": None}
     preprocessing, error = prediction.preprocessing, prediction.error
-    return {"path": prediction.path, **best, "top": top, "preprocessing": preprocessing, "error": error}
+    labels = prediction.labels
+    return {
+        "path": prediction.path, **best, "top": top, "labels": labels, "preprocessing": preprocessing, "error": error
+    }  # fmt: skip
 
 
 def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -110,6 +113,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
     item = pa.struct([("label", pa.string()), ("probability", pa.float64())])
     schema = pa.schema(
         [("path", pa.string()), ("label", pa.string()), ("probability", pa.float64()), ("top", pa.list_(item)),
+         ("labels", pa.list_(pa.string())),
          ("preprocessing", pa.string()), ("error", pa.string())]
     )  # fmt: skip
     buffer = io.BytesIO()

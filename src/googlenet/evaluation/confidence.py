@@ -19,10 +19,13 @@ def wilson_interval(correct: Tensor, level: float = 0.95) -> ConfidenceInterval:
 
     Unlike the normal approximation it stays in 0..1 and is accurate near both ends.
     """
-    count = len(correct)
-    if not count:
+    if not len(correct):
         raise ValueError("a confidence interval needs at least one image")
-    share = correct.double().mean().item()
+    return wilson_score(correct.double().mean().item(), len(correct), level)
+
+
+def wilson_score(share: float, count: float, level: float = 0.95) -> ConfidenceInterval:
+    """Return Wilson's score interval of a `share` in 0..1 of `count` > 0 observations; the count may be a fraction."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     scale = 1 + z**2 / count
     center = (share + z**2 / (2 * count)) / scale

@@ -11,7 +11,10 @@ from ..models.ensemble import average_logits
 
 
 class Predictions(NamedTuple):
-    """The predicted `logits`, float (n, classes), and the true `labels`, int64 (n,), on the CPU."""
+    """The predicted `logits`, float (n, classes), and the true `labels`, on the CPU.
+
+    The labels are classes int64 (n,), or bool (n, classes) for images with any number of labels.
+    """
 
     logits: Tensor
     labels: Tensor
@@ -43,7 +46,8 @@ def average_predictions(predictions: Sequence[Predictions]) -> Predictions:
     """Average the probabilities of several predictions for the same images; a single one is returned unchanged."""
     if len(predictions) == 1:
         return predictions[0]
-    return Predictions(average_logits([item.logits for item in predictions]), predictions[0].labels)
+    labels = predictions[0].labels
+    return Predictions(average_logits([item.logits for item in predictions], multilabel=labels.ndim == 2), labels)
 
 
 def top_k_accuracy(predictions: Predictions, k: int) -> float:
@@ -70,13 +74,6 @@ def confusion_matrix(predictions: Predictions) -> Tensor:
     classes = predictions.logits.shape[1]
     pairs = predictions.labels * classes + predictions.logits.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
-
-
-def per_class_accuracy(predictions: Predictions) -> list[float | None]:
-    """Return the accuracy on the images of each class; None for a class without images."""
-    counts = confusion_matrix(predictions)
-    pairs = zip(counts.diagonal().tolist(), counts.sum(dim=1).tolist(), strict=True)
-    return [correct / total if total else None for correct, total in pairs]
 
 
 def classification_metrics(predictions: Predictions) -> dict[str, float]:

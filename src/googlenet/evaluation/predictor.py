@@ -18,7 +18,8 @@ class Predictor(Protocol):
 
     `name` is the engine (torch, onnxruntime, ...), `precision` that of its computation (float32, bfloat16, float16,
     int8), `classes` are the names of the outputs, `preprocess` makes the input pixels of an image, `min_size` is the
-    smallest height and width; `preprocess.size` if the size is fixed.
+    smallest height and width; `preprocess.size` if the size is fixed. `thresholds`, one per class, are the
+    probabilities from which an image has a label, if it may have any number of labels; see `get_thresholds`.
     """
 
     name: str
@@ -59,8 +60,14 @@ class NetworkPredictor:
 
     name, precision = "torch", "float32"
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess, classes: tuple[str, ...]):
-        self.model, self.preprocess, self.classes = model.eval(), preprocess, classes
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        classes: tuple[str, ...],
+        thresholds: tuple[float, ...] = (),
+    ):
+        self.model, self.preprocess, self.classes, self.thresholds = model.eval(), preprocess, classes, thresholds
         self.min_size = int(model.min_size)  # type: ignore[arg-type]  # nn.Module has no static attributes
         self.device = next(model.parameters()).device
         self.head: ClassifierHead | None = None
@@ -79,6 +86,12 @@ class NetworkPredictor:
         with torch.inference_mode():
             features = model.forward_features(self.preprocess.normalize(images.to(self.device).float()))
             return model.forward_head(features).float().cpu(), features.float().cpu()
+
+
+def get_thresholds(predictor: object) -> tuple[float, ...]:
+    """Return the `thresholds` of a predictor of several labels; empty for one of a single label."""
+    thresholds: tuple[float, ...] = getattr(predictor, "thresholds", ())
+    return thresholds
 
 
 def predictor_device(predictor: object) -> torch.device:

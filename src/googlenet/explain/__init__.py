@@ -11,11 +11,16 @@ if TYPE_CHECKING:
 
 
 class Analysis(NamedTuple):
-    """An analysis: the module of this package whose ``run`` executes it, a line of help, whether it needs an image."""
+    """An analysis: the module of this package whose ``run`` executes it, and a line of help.
+
+    `needs_image` says whether it analyzes given images, `single_label` whether it needs a network of one label per
+    image, because it measures accuracies.
+    """
 
     module: str
     help: str
     needs_image: bool = False
+    single_label: bool = False
 
 
 ANALYSES: dict[str, Analysis] = {
@@ -23,10 +28,16 @@ ANALYSES: dict[str, Analysis] = {
     "gradcam": Analysis("gradcam", "Grad-CAM and activation x gradient at every stage", True),
     "sizes": Analysis("size_sweep", "class probabilities of an image at several sizes", True),
     "filters": Analysis("gabor", "the filters of the first layer, and the closest Gabor functions"),
-    "branches": Analysis("branch_ablation", "the share of each branch of each block, and the accuracy without it"),
-    "probes": Analysis("linear_probes", "accuracy by depth: auxiliary heads, and a linear probe on each layer"),
+    "branches": Analysis(
+        "branch_ablation", "the share of each branch of each block, and the accuracy without it", single_label=True
+    ),
+    "probes": Analysis(
+        "linear_probes", "accuracy by depth: auxiliary heads, and a linear probe on each layer", single_label=True
+    ),
     "gradients": Analysis(
-        "gradient_norms", "gradients by depth of untrained networks with and without auxiliary heads"
+        "gradient_norms",
+        "gradients by depth of untrained networks with and without auxiliary heads",
+        single_label=True,
     ),
     "units": Analysis("unit_correlation", "correlations of a layer's units, clustered"),
 }

@@ -80,7 +80,7 @@ def run(context: ExplainContext) -> AnalysisResult:
         classes = context.select_classes(logits, NUM_CLASSES)
         maps = class_maps(context.model, pixels, classes).maps[0].cpu()
         height, width = maps.shape[-2:]
-        probabilities = logits.cpu().double().softmax(-1).tolist()
+        probabilities = context.probabilities(logits[None])[0].tolist()
         peaks = plotting.peak_positions(maps[None], size, size)[0].tolist()
         rows = [
             {

@@ -14,6 +14,7 @@ from ..data.dataset import Split
 from ..data.loader import evaluation_batches
 from ..errors import nearest
 from ..evaluation.report import Section, render, template_environment
+from ..models.ensemble import to_probabilities
 from ..models.network import Network
 from .plotting import DisplayImage
 
@@ -99,6 +100,10 @@ class ExplainContext:
         preprocess = self.checkpoint.preprocess
         pixels = preprocess.resize(preprocess.center_crop(image.pixels), self.size)[0]
         return DisplayImage(Path(image.path).name, pixels)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of logits (n, classes), float64 on the CPU."""
+        return to_probabilities(logits.cpu(), self.checkpoint.recipe.task == "multilabel")
 
     def select_classes(self, logits: Tensor, count: int) -> list[int]:
         """Return the index of the class `label` if it is set, else of the `count` largest logits (classes,)."""

@@ -63,7 +63,7 @@ def run(context: ExplainContext) -> AnalysisResult:
             {"stage": stage, "map": list(cam.shape), "peak": {"x": x, "y": y}, "score_sum": score.sum().item()}
             for stage, cam, score, (y, x) in zip(stages, cams, scores, peaks, strict=True)
         ]
-        label, probability = context.checkpoint.classes[index], logits[0].cpu().double().softmax(-1)[index].item()
+        label, probability = context.checkpoint.classes[index], context.probabilities(logits)[0, index].item()
         result.document.append({"path": image.path, "label": label, "probability": probability, "stages": rows})
         positions = ", ".join(f"{stage} ({x:.0f}, {y:.0f})" for stage, (y, x) in zip(stages, peaks, strict=True))
         result.lines.append(f"{image.path}: {label} {probability:.3f}, peaks {positions}")

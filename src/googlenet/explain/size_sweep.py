@@ -24,7 +24,7 @@ def run(context: ExplainContext) -> AnalysisResult:
     for image in context.images:
         with torch.no_grad():
             logits = torch.cat([model(context.normalized(image, size)) for size in sizes])
-        rows = logits.cpu().double().softmax(-1)
+        rows = context.probabilities(logits)
         best = rows.amax(0).topk(min(NUM_CLASSES, len(classes))).indices.tolist()
         curves = {name: rows[:, k].tolist() for k, name in drawn_names(classes, best).items()}
         class_rows = [{"label": classes[k], "probability": rows[:, k].tolist()} for k in best]

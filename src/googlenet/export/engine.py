@@ -24,6 +24,7 @@ class ExportedPredictor:
         self.manifest, self.session = opened.manifest, opened.session
         self.name, self.precision = opened.engine, opened.precision
         manifest, self.head = self.manifest, opened.head
+        self.thresholds = manifest.thresholds
         self.preprocess, self.classes, self.min_size = manifest.preprocess, manifest.classes, manifest.min_size
 
     def predict(self, images: Tensor) -> Tensor:

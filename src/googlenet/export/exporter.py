@@ -21,7 +21,8 @@ from ..detection.metrics import evaluate_split
 from ..detection.predict import DetectorPredictor
 from ..errors import FailedError
 from ..evaluation.metrics import classification_metrics
-from ..evaluation.predictor import Predictor, predict_split
+from ..evaluation.multilabel import multilabel_metrics
+from ..evaluation.predictor import Predictor, get_thresholds, predict_split
 from ..files import package_version, replace_folder
 from ..models.folding import FoldedNetwork, fold
 from ..models.state_dict import check_finite
@@ -35,7 +36,11 @@ from .spec import FEATURES, ExportSpec
 
 PARITY_NAME = "parity.json"
 # The metric of the accuracy by task, its name, and how much of it int8 may lose by default.
-ACCURACY = {"classification": ("top1", "top-1", 0.003), "detection": ("ap", "AP", 0.01)}
+ACCURACY = {
+    "classification": ("top1", "top-1", 0.003),
+    "multilabel": ("map", "mAP", 0.003),
+    "detection": ("ap", "AP", 0.01),
+}
 EXAMPLES = Path(__file__).with_name("examples")
 
 
@@ -157,6 +162,8 @@ def check_capabilities(checkpoint: Checkpoint, formats: Sequence[str], options: 
             raise ValueError(f"detectors are exported with --format {', '.join(formats_with('detection'))}")
         if options.softmax or options.fixed_size:
             raise ValueError("--softmax and --fixed-size are options of classifiers, and this network detects objects")
+    elif checkpoint.thresholds and options.softmax:
+        raise ValueError("--softmax is for one label per image; the probability of a label is the sigmoid of its logit")
     elif options.sizes:
         raise ValueError("--sizes is an option of detectors; an exported classifier takes images of any size")
     if options.int8 and not set(formats) & set(formats_with("int8")):
@@ -186,7 +193,7 @@ def _write_files(
     manifest = Manifest(
         model_name(checkpoint), checkpoint.preprocess, checkpoint.classes, spec.min_size, spec.dynamic_size,
         spec.output, files, head=head, versions={"torch": torch.__version__, **versions},
-        sizes=spec.sizes if isinstance(spec, ExportableDetector) else (),
+        sizes=spec.sizes if isinstance(spec, ExportableDetector) else (), thresholds=checkpoint.thresholds,
     )  # fmt: skip
     manifest.write(work)
     return manifest
@@ -245,7 +252,8 @@ def _measure(predictor: Predictor | ExportedDetector, data: ExportData) -> dict[
         metrics = {**evaluate_split(predictor, data.test).metrics.summary, "images": len(data.test)}
     else:
         assert isinstance(data.test, Split)
-        metrics = classification_metrics(predict_split(predictor, data.test))
+        predictions, thresholds = predict_split(predictor, data.test), get_thresholds(predictor)
+        metrics = multilabel_metrics(predictions, thresholds) if thresholds else classification_metrics(predictions)
     return {**metrics, "on": data.test_name}
 
 

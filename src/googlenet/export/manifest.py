@@ -35,7 +35,9 @@ class Manifest:
     int8 file, `max_error` the largest difference from PyTorch by engine, `int8` how files were quantized.
     `calibration` is the file of the calibration images, its sha256 and their number; empty if there are none. `head` is
     the file of the classifier's weights and its sha256, if the files also return the last feature map. `sizes` are the
-    longer sides in pixels that a detector resizes images to; empty for a classifier and in older folders.
+    longer sides in pixels that a detector resizes images to; empty for a classifier and in older folders. `thresholds`
+    are the probabilities (the sigmoid of the logits) from which an image has a label, one per class; empty unless an
+    image may have any number of labels.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Manifest:
     head: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     sizes: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write ``model.json`` into `folder`, which holds the files."""
@@ -75,7 +78,7 @@ class Manifest:
                 **{key: preprocess[key] for key in (*PREPROCESSING, "max_value")},
             },
             "normalization": {key: list(preprocess[key]) for key in ("mean", "std")},
-            "output": {"kind": self.output, "classes": list(self.classes)},
+            "output": {"kind": self.output, "classes": list(self.classes), "thresholds": list(self.thresholds)},
             "engines": {
                 engine: {"files": list(files), "sha256": {file: file_sha256(folder / file) for file in files}}
                 for engine, files in self.files.items()
@@ -111,6 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
             dynamic_size=inputs["dynamic_size"],
             sizes=tuple(inputs.get("sizes", ())),
             output=output["kind"],
+            thresholds=tuple(map(float, output.get("thresholds", ()))),
             files={name: tuple(entry["files"]) for name, entry in engines.items()},
             sha256={k: v for entry in engines.values() for k, v in entry["sha256"].items()},
             **{key: values[key] for key in RESULTS},

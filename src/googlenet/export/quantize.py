@@ -16,6 +16,7 @@ from ..data.dataset import Split
 from ..data.preprocess import Preprocess
 from ..errors import FailedError
 from ..evaluation.metrics import Predictions, top_k_accuracy
+from ..evaluation.multilabel import choose_thresholds, multilabel_metrics
 from ..evaluation.predictor import Predictor, round_to_uint8
 from ..models.ensemble import Ensemble, get_networks
 from ..models.network import Network
@@ -81,24 +82,38 @@ def quantize(
     while True:
         files = quantizer.write(float_layers)
         predictions = _predict(quantizer.open(files), data)
-        drop = top_k_accuracy(reference, 1) - top_k_accuracy(predictions, 1)
+        drop = _accuracy(reference) - _accuracy(predictions)
         if drop <= DROP_BUDGET * max_accuracy_drop:
             return QuantizationResult(files, float_layers, drop)
         if 2 * len(float_layers) >= len(layers):
+            kept = f"{len(float_layers)} of {len(layers)} layers in float32"
             raise FailedError(
-                f"int8 for {quantizer.engine} loses {drop:.4f} of top-1 on training images with {len(float_layers)} "
-                f"of {len(layers)} layers in float32; nothing was written; omit --int8, or allow a larger "
-                "--max-accuracy-drop"
+                f"int8 for {quantizer.engine} loses {drop:.4f} of {_metric(reference)} on training images with {kept}; "
+                "nothing was written; omit --int8, or allow a larger --max-accuracy-drop"
             )
         by_error = by_error or _rank_layers(quantizer, data, layers, reference, drop)
         float_layers = [*float_layers, by_error[len(float_layers)]]
+
+
+def _accuracy(predictions: Predictions) -> float:
+    """Return top-1, or the mean average precision of images with any number of labels."""
+    if predictions.labels.ndim == 1:
+        return top_k_accuracy(predictions, 1)
+    return multilabel_metrics(predictions, choose_thresholds(None, predictions.logits.shape[1])).get("map", 0.0)
+
+
+def _metric(predictions: Predictions) -> str:
+    return "top-1" if predictions.labels.ndim == 1 else "mAP"
 
 
 def _rank_layers(
     quantizer: Quantizer, data: CalibrationData, layers: Sequence[str], reference: Predictions, drop: float
 ) -> list[str]:
     """Order the layers by the error of the logits that remains if that layer alone stays in float32."""
-    print(f"{quantizer.engine}: int8 loses {drop:.4f} of top-1; measuring the effect of each layer", file=sys.stderr)
+    print(
+        f"{quantizer.engine}: int8 loses {drop:.4f} of {_metric(reference)}; measuring the effect of each layer",
+        file=sys.stderr,
+    )
     images, labels = data.validation_images[:SENSITIVITY_IMAGES], data.labels[:SENSITIVITY_IMAGES]
     subset = data._replace(validation_images=images, labels=labels)
     errors = {}

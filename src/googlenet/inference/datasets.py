@@ -8,10 +8,12 @@ from typing import overload
 from ..config.schema import DataConfig
 from ..data.dataset import COLUMN_OPTIONS, Dataset, LoadOptions, Split
 from ..data.preprocess import storage_size
-from ..data.sources import absolute_source, load_dataset
+from ..data.sources import Kind, absolute_source, load_dataset
 from ..data.sources.imagenet import classes_match
+from ..data.table_file import cell_text
 from ..detection.data.dataset import DetectionDataset, Sample, load_detection_dataset
-from ..evaluation.predictor import Predictor
+from ..errors import nearest
+from ..evaluation.predictor import Predictor, get_thresholds
 from .loading import Detectors, LoadedModel
 
 
@@ -37,6 +39,9 @@ def resolve_source(
         on_error=config.on_error,
         max_samples=max_images or (config.max_samples if is_own else None),
         seed=config.split_seed or 0,
+        group_column=config.group_column if is_own else None,
+        num_folds=config.num_folds if is_own else None,
+        fold=config.fold if is_own else None,
         **columns,
     )
 
@@ -63,7 +68,13 @@ def load_eval_dataset(
         options, size=storage_size(size, preprocess.crop_mode, preprocess.crop_pct), crop_mode=preprocess.crop_mode,
         interpolation=preprocess.interpolation, in_memory=in_memory, num_workers=config.num_workers,
     )  # fmt: skip
-    data = load_dataset(name, options)
+    kind: Kind = "multilabel" if get_thresholds(predictor) else "classification"
+    if options.num_folds is None:
+        data = load_dataset(name, options, kind)
+    else:
+        # Folds are those of all images of the run: a selection of them would have other folds.
+        data = load_dataset(name, replace(options, max_samples=config.max_samples), kind)
+        data = data if max_images is None else data.subsample(max_images)
     _check_data(name, data, predictor.classes, classes_match(data, predictor.classes))
     return replace(data, classes=predictor.classes)
 
@@ -79,6 +90,14 @@ def select_split(data: Dataset | DetectionDataset, name: str | None) -> tuple[st
         if split:
             return candidate, split
     raise ValueError(f"{data.source} has no {name} images")
+
+
+def group_column(split: Split, name: str) -> list[str]:
+    """Return the values of a column of the data's table for each image of a split; ValueError if it has none."""
+    if name not in split.columns:
+        columns = f"the columns are {', '.join(split.columns)}" if split.columns else "only table: sources have columns"
+        raise ValueError(f"no column {name!r}{nearest(name, split.columns)}; {columns}")
+    return [cell_text(value) for value in split.columns[name]]
 
 
 def load_detection_eval_dataset(

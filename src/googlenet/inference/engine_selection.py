@@ -28,14 +28,15 @@ from ..data.disk_cache import cached_json
 from ..data.preprocess import Preprocess
 from ..detection.predict import ObjectDetector
 from ..devices import cpu_description
-from ..evaluation.predictor import Predictor
+from ..evaluation.multilabel import DEFAULT_THRESHOLD
+from ..evaluation.predictor import Predictor, get_thresholds
 from ..export.backends import BACKENDS, format_of, formats_with
 from ..export.detector import open_exported_detector
 from ..export.engine import INT8, PRECISIONS, open_exported, parse_engine, supported_precisions
 from ..export.exporter import ExportData, ExportOptions, export, model_name
 from ..export.manifest import file_sha256, is_exported, read_manifest
 from ..files import cache_file, mark_used, package_version, prune_cache
-from ..models.ensemble import get_networks
+from ..models.ensemble import get_networks, to_probabilities
 from .folded import FoldedPredictor, folded_precisions
 
 AUTO, FLOAT32 = "auto", "float32"
@@ -270,7 +271,8 @@ def measure_candidates(
             probabilities = _probabilities(predictor, calibration.images)
             reference = probabilities if reference is None else reference
             if not name.endswith(FLOAT32):
-                errors = compare_probabilities(probabilities, reference, calibration.labels)
+                compare = compare_probabilities if calibration.labels.ndim == 1 else compare_label_probabilities
+                errors = compare(probabilities, reference, calibration.labels)
         results[name] = CandidateResult(seconds, *errors)
     return results
 
@@ -286,8 +288,20 @@ def compare_probabilities(probabilities: Tensor, reference: Tensor, labels: Tens
     return drop.item(), error.item() if error.isfinite() else math.inf
 
 
+def compare_label_probabilities(probabilities: Tensor, reference: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the loss of correct labels, and the mean absolute difference, of probabilities of several labels.
+
+    Probabilities are (n, classes), `labels` bool (n, classes). A label counts as predicted from 0.5.
+    """
+    correct, expected = ((rows >= DEFAULT_THRESHOLD) == labels for rows in (probabilities, reference))
+    drop = expected.double().mean() - correct.double().mean()
+    error = (probabilities - reference).abs().mean()
+    return drop.item(), error.item() if error.isfinite() else math.inf
+
+
 def _probabilities(predictor: Predictor, images: Tensor) -> Tensor:
-    return torch.cat([predictor.predict(part) for part in torch.split(images, 32)]).double().softmax(1)
+    logits = torch.cat([predictor.predict(part) for part in torch.split(images, 32)])
+    return to_probabilities(logits, bool(get_thresholds(predictor)))
 
 
 def _median_seconds(predictor: Predictor, batch: int, size: int | None) -> float:
@@ -313,7 +327,8 @@ def _random_images(preprocess: Preprocess, count: int, size: int | None = None) 
 
 def _model_digest(checkpoint: Checkpoint) -> str:
     """Return a digest of the weights, the preprocessing and the versions that an export depends on."""
-    inputs = [model_name(checkpoint), checkpoint.preprocess.to_dict(), checkpoint.classes]
+    inputs: list[Any] = [model_name(checkpoint), checkpoint.preprocess.to_dict(), checkpoint.classes]
+    inputs += [checkpoint.thresholds] if checkpoint.thresholds else []
     inputs += [network.config for network in get_networks(checkpoint.model)]
     inputs += [metadata.version(package) for package in ("googlenet", "torch")]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())

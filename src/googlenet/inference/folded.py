@@ -31,6 +31,7 @@ class FoldedPredictor:
         if threads:
             torch.set_num_threads(threads)
         self.preprocess, self.classes = checkpoint.preprocess, checkpoint.classes
+        self.thresholds = checkpoint.thresholds
         self.min_size: int = checkpoint.model.min_size
         folded = fold(checkpoint.model.cpu(), checkpoint.preprocess)
         self.precision = precision

@@ -28,7 +28,7 @@ Detectors = ObjectDetector
 
 @dataclass(frozen=True)
 class LoadedModel(Generic[P]):
-    """A `Predictor`, or a detector if `task` is detection rather than classification.
+    """A `Predictor`, or a detector if `task` is detection rather than classification or multilabel.
 
     `checkpoint` is the trained network, also if an engine predicts, and `data` the data that it was trained on, with
     the resolved `split_seed`; both are None for an exported folder.
@@ -114,14 +114,16 @@ def load_predictor(
         return LoadedModel.of(DetectorPredictor(model, preprocess, classes, sizes), checkpoint)
     if device.type == "cpu":
         to_channels_last(model)
-    return LoadedModel.of(NetworkPredictor(model, preprocess, classes), checkpoint)
+    return LoadedModel.of(NetworkPredictor(model, preprocess, classes, checkpoint.thresholds), checkpoint)
 
 
 def _load_exported(
     path: Path, engine: str, threads: int | None, task: str | None, size: int | None
 ) -> LoadedModel[Any]:
-    actual = "detection" if read_manifest(path).output == "boxes" else "classification"
-    if task not in (None, actual):
+    manifest = read_manifest(path)
+    actual = "detection" if manifest.output == "boxes" else "multilabel" if manifest.thresholds else "classification"
+    # Networks for several labels are classifiers, too; see `check_task`.
+    if task not in (None, "classification" if actual == "multilabel" else actual):
         command = "detect" if actual == "detection" else "predict"
         raise ValueError(f"{path}: exported for {actual}, not for {task}; use googlenet {command}")
     if actual == "detection" and is_auto(engine):

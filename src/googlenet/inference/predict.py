@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from ..data.decode import ImageError, decode_image
 from ..data.image_files import image_files
 from ..data.preprocess import Preprocess
 from ..evaluation.metrics import check_logits
-from ..evaluation.predictor import Predictor
+from ..evaluation.predictor import Predictor, get_thresholds
 from ..models.ensemble import average_logits
 from .tta import TTA, predict_views
 
@@ -31,12 +31,16 @@ class ClassProbability(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image and a description of its preprocessing; or why it cannot be read."""
+    """The most probable classes of an image and a description of its preprocessing; or why it cannot be read.
+
+    `labels` are the classes with at least their threshold, if an image may have any number of labels; else None.
+    """
 
     path: str
     top: list[ClassProbability]
     preprocessing: str
     error: str | None = None
+    labels: list[str] | None = None
 
 
 class PredictOptions(NamedTuple):
@@ -71,7 +75,7 @@ def predict_images(
     """
     options = options or PredictOptions()
     options = options._replace(sizes=options.sizes or (predictor.preprocess.size,))
-    remaining = iter(paths)
+    remaining, thresholds = iter(paths), get_thresholds(predictor)
     while batch := list(islice(remaining, BATCH_SIZE)):
         images = [_load(path, predictor.preprocess, options) for path in batch]
         readable = [image.pixels for image in images if image.error is None]
@@ -79,7 +83,8 @@ def predict_images(
         if readable:
             by_size = [torch.cat(pixels) for pixels in zip(*readable, strict=True)]
             logits = [predict_views(predictor, pixels, options.tta) for pixels in by_size]
-            probabilities = iter(average_logits(logits).exp())
+            averaged = average_logits(logits, multilabel=bool(thresholds))
+            probabilities = iter(averaged.sigmoid() if thresholds else averaged.exp())
         for path, image in zip(batch, images, strict=True):
             if image.error:
                 yield Prediction(path, [], "", image.error)
@@ -88,7 +93,20 @@ def predict_images(
             check_logits(values, path)
             top = values.topk(min(options.top_k, len(predictor.classes)))
             pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            yield Prediction(path, [ClassProbability(predictor.classes[i], p) for i, p in pairs], image.description)
+            classes = [ClassProbability(predictor.classes[i], p) for i, p in pairs]
+            labels = labels_above(values.tolist(), predictor.classes, thresholds)
+            yield Prediction(path, classes, image.description, labels=labels)
+
+
+def labels_above(
+    probabilities: Sequence[float], classes: Sequence[str], thresholds: Sequence[float]
+) -> list[str] | None:
+    """Return the classes with at least their threshold, the most probable first; None without thresholds."""
+    if not thresholds:
+        return None
+    rows = zip(probabilities, thresholds, classes, strict=True)
+    above = [(-value, index, name) for index, (value, limit, name) in enumerate(rows) if value >= limit]
+    return [name for _, _, name in sorted(above)]
 
 
 class _LoadedImage(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluation.predictor import Predictor, predictor_device
+from ..evaluation.predictor import Predictor, get_thresholds, predictor_device
 from ..models.ensemble import average_logits
 
 
@@ -40,10 +40,11 @@ class TTA:
 
 
 def predict_views(predictor: Predictor, images: Tensor, tta: TTA) -> Tensor:
-    """Return log mean probabilities over the views, float64 (n, classes); with one view its logits, float32."""
+    """Return `average_logits` of the views, float64 (n, classes); with one view its logits, float32."""
     if tta.num_views == 1:
         return predictor.predict(images)
-    return average_logits([predictor.predict(view) for view in tta.views(images.float())])
+    logits = [predictor.predict(view) for view in tta.views(images.float())]
+    return average_logits(logits, multilabel=bool(get_thresholds(predictor)))
 
 
 class TTAPredictor:
@@ -53,7 +54,7 @@ class TTAPredictor:
         self.predictor, self.tta = predictor, tta
         self.name, self.precision, self.classes = predictor.name, predictor.precision, predictor.classes
         self.preprocess, self.min_size = predictor.preprocess, predictor.min_size
-        self.device = predictor_device(predictor)
+        self.thresholds, self.device = get_thresholds(predictor), predictor_device(predictor)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return logarithms of the mean probabilities, float32 (n, classes); see `Predictor.predict`."""

@@ -122,8 +122,9 @@ class FoldedEnsemble(nn.Module):
     `spp_levels` is that of the member with the finest grid, which an export with a fixed input size must keep.
     """
 
-    def __init__(self, networks: Sequence[FoldedNetwork]):
+    def __init__(self, networks: Sequence[FoldedNetwork], multilabel: bool = False):
         super().__init__()
+        self.multilabel = multilabel
         self.networks = nn.ModuleList(networks)
         first = networks[0]
         self.num_classes, self.in_channels = first.num_classes, first.in_channels
@@ -131,8 +132,8 @@ class FoldedEnsemble(nn.Module):
         self.spp_levels = max((network.spp_levels for network in networks), key=max)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logarithms of the mean probabilities (n, classes) of raw pixels 0..255 (n, channels, h, w)."""
-        return average_logits([network(pixels) for network in self.networks], torch.float32)
+        """Return `average_logits` (n, classes) of the networks for raw pixels 0..255 (n, channels, h, w)."""
+        return average_logits([network(pixels) for network in self.networks], torch.float32, self.multilabel)
 
 
 @overload
@@ -151,7 +152,8 @@ def fold(model: Network | Ensemble, preprocess: Normalization, *, merge: bool = 
     ValueError if the network has no classifier or other channels than `preprocess`.
     """
     if isinstance(model, Ensemble):
-        return FoldedEnsemble([fold(network, preprocess, merge=merge) for network in get_networks(model)])
+        members = [fold(network, preprocess, merge=merge) for network in get_networks(model)]
+        return FoldedEnsemble(members, model.multilabel)
     if not isinstance(model.classifier, nn.Linear) or not model.pooled:
         raise ValueError("a network without classifier cannot be folded: use reset_classifier first")
     if len(preprocess.mean) != model.in_channels:

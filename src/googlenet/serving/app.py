@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .. import __version__
+from ..evaluation.predictor import get_thresholds
 from ..export.manifest import is_exported
 from ..inference.loading import LoadedModel, load_predictor
 from . import v2
@@ -109,7 +110,8 @@ def _add_image_routes(app: FastAPI, service: InferenceService) -> None:
     async def predict(request: Request) -> Response:
         """The most probable classes of each image, and the seconds spent on decoding, waiting and prediction.
 
-        With several `sizes` the probabilities are averaged; `by_size` has those of each size.
+        With several `sizes` the probabilities are averaged; `by_size` has those of each size. A model for any number of
+        labels per image also returns `labels`: the classes with at least their threshold.
         """
         parsed = await parse_request(request, service.limits, RequestOptions)
         return JSONResponse(await service.predict(parsed, request.state.reservation))
@@ -189,9 +191,10 @@ def describe(model: ModelVersion | DetectorVersion, service: InferenceService) -
     }  # fmt: skip
     if isinstance(model, DetectorVersion):
         return {**common, "task": "detection", "supports_explain": False}
-    max_size = service.max_size(model)
+    max_size, thresholds = service.max_size(model), get_thresholds(predictor)
     return {
-        **common, "task": "classification", "min_size": model.predictor.min_size, "max_size": max_size,
+        **common, "task": "multilabel" if thresholds else "classification", "thresholds": list(thresholds),
+        "min_size": model.predictor.min_size, "max_size": max_size,
         "suggested_sizes": model.suggest_sizes(max_size), "crop_mode": model.predictor.preprocess.crop_mode,
         "supports_explain": model.explain is not None,
     }  # fmt: skip

@@ -8,12 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from ..detection.boxes import rescale
 from ..detection.data.dataset import Detections
 from ..errors import NonFiniteLossError
+from ..evaluation.predictor import get_thresholds
+from ..inference.predict import labels_above
+from ..models.ensemble import to_probabilities
 from .batching import BatchResult, MicroBatcher
 from .config import Limits
 from .images import DecodedImage, DecodedPixels, decode_pixels, decode_upload, draw_heatmap, heatmap_memory, read_header
@@ -97,7 +101,7 @@ class InferenceService:
             "model": model.name,
             "version": model.version,
             "label": classes[explained],
-            "probability": logits.double().softmax(0)[explained].item(),
+            "probability": to_probabilities(logits[None], bool(get_thresholds(model.predictor)))[0, explained].item(),
             "size": sizes[0],
             "map": {"shape": list(values.shape), "data": [round(value, 6) for value in values.flatten().tolist()]},
             "preprocessing": image.preprocessing,
@@ -184,15 +188,20 @@ class InferenceService:
         outputs = await gather_first_error([self.logits(model, pixels) for pixels in decoded.pixels])
         views = [logits for logits, _ in outputs]
         timings = self._observe(start, decoded, [result for _, results in outputs for result in results])
+        thresholds = get_thresholds(model.predictor)
+        probabilities = mean_probabilities(views, bool(thresholds))
         response: dict[str, Any] = {
             "name": image.name,
-            "top": top_k(views, classes, top),
+            "top": top_k(probabilities, classes, top),
             "preprocessing": decoded.preprocessing,
             "seconds": timings,
         }
+        if thresholds:
+            response["labels"] = labels_above(probabilities.tolist(), classes, thresholds)
         if len(sizes) > 1:
             response["by_size"] = [
-                {"size": size, "top": top_k([view], classes, top)} for size, view in zip(sizes, views, strict=True)
+                {"size": size, "top": top_k(mean_probabilities([view], bool(thresholds)), classes, top)}
+                for size, view in zip(sizes, views, strict=True)
             ]
         return response
 
@@ -219,15 +228,25 @@ class InferenceService:
         return {stage: round(seconds, 6) for stage, seconds in timings.items()}
 
 
-def top_k(views: Sequence[Tensor], classes: Sequence[str], k: int) -> list[dict[str, Any]]:
-    """Return the `k` most probable classes of an image, on average over its `views`: logits (1, classes) by size.
+def mean_probabilities(views: Sequence[Tensor], multilabel: bool) -> NDArray[np.float64]:
+    """Return the probabilities (classes,) of an image, on average over its `views`: logits (1, classes) by size.
 
     In NumPy: PyTorch would divide the sum over the views among threads, which takes milliseconds while a batch is
     computed.
     """
     logits = np.concatenate([view.double().numpy() for view in views])
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
+    if multilabel:
+        shares = np.exp(-np.abs(logits))  # without overflow
+        probabilities = np.where(logits >= 0, 1, shares) / (1 + shares)
+    else:
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = shares / shares.sum(axis=1, keepdims=True)
+    mean: NDArray[np.float64] = probabilities.mean(axis=0)
+    return mean
+
+
+def top_k(probabilities: NDArray[np.float64], classes: Sequence[str], k: int) -> list[dict[str, Any]]:
+    """Return the `k` most probable classes of probabilities (classes,)."""
     indices = np.argsort(-probabilities, kind="stable")[:k]
     return [{"label": classes[index], "probability": float(probabilities[index])} for index in indices.tolist()]
 

@@ -18,6 +18,8 @@ from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from .. import __version__
+from ..evaluation.predictor import get_thresholds
+from ..models.ensemble import to_probabilities
 from .middleware import AdmissionMiddleware
 from .repository import DetectorVersion, ModelVersion
 from .schemas import error_response, parse_json
@@ -142,7 +144,11 @@ def _add_model_routes(router: APIRouter, path: str, service: InferenceService) -
             "platform": f"googlenet_{model.predictor.name}",
             "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, preprocess.channels, -1, -1]}],
             "outputs": [{"name": output, "datatype": "FP32", "shape": [-1, len(classes)]} for output in OUTPUTS],
-            "parameters": {"classes": list(classes), "size": preprocess.size},
+            "parameters": {
+                "classes": list(classes),
+                "size": preprocess.size,
+                "thresholds": list(get_thresholds(model.predictor)),
+            },
         }
 
     @router.get(path + "/ready", summary="Model readiness")
@@ -236,7 +242,8 @@ def _flatten(data: list[Any], shape: Sequence[int]) -> bytes:
 
 def infer_response(model: ModelVersion, request: InferRequest, logits: Tensor) -> Response:
     """Build the response with the requested outputs of `logits` (n, classes)."""
-    values = {"logits": logits, "probabilities": logits.double().softmax(1).float()}
+    multilabel = bool(get_thresholds(model.predictor))
+    values = {"logits": logits, "probabilities": to_probabilities(logits, multilabel).float()}
     outputs, binary = list[dict[str, Any]](), list[bytes]()
     for name, is_binary in request.outputs.items():
         output = {"name": name, "datatype": "FP32", "shape": list(logits.shape)}

@@ -28,7 +28,7 @@ def load_init_checkpoint(recipe: Recipe) -> Checkpoint | None:
     if recipe.model.init_from is None:
         return None
     try:
-        init = load(recipe.model.init_from, task=None if recipe.task == "detection" else recipe.task)
+        init = load(recipe.model.init_from, task=None if recipe.task == "detection" else "classification")
     except ValueError as error:
         raise ValueError(f"model.init_from: {error}") from None
     if recipe.model.name not in (None, init.recipe.model.name):
@@ -48,7 +48,7 @@ def resolve_init_options(recipe: Recipe) -> Recipe:
         # A resumed run has all options in its recipe and does not need the file any more.
         incomplete = model.name is None or any(getattr(model, option) is None for option in default_config(model.name))
         # Detectors keep the aspect ratio, so they do not crop.
-        if recipe.task == "classification":
+        if recipe.task != "detection":
             incomplete |= data.crop_pct is None or data.interpolation is None
         if size.train is None or incomplete:
             init = load_init_checkpoint(recipe)
@@ -57,7 +57,7 @@ def resolve_init_options(recipe: Recipe) -> Recipe:
             options = {key: getattr(source, key) for key in DESIGN_OPTIONS if getattr(model, key) is None}
             model = replace(model, name=source.name, **options)
             size = replace(size, train=init.preprocess.size if size.train is None else size.train)
-            if recipe.task == "classification":
+            if recipe.task != "detection":
                 values = {
                     key: getattr(data, key) or getattr(init.preprocess, key) for key in ("crop_pct", "interpolation")
                 }

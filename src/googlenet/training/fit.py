@@ -89,7 +89,9 @@ def fit(
                     trial(state.step / run.schedule.total_steps, metrics[run.task.monitor])
                 run = replan_if_due(run, state, logger, marks)
                 checkpoint_if_due(run, state, logger, stop)
-            predictions, results = evaluate(run, state, logger, test=trial is None)
+            predictions = predict_held_out(run, state, logger, test=trial is None)
+            run = replace(run, task=run.task.with_thresholds(predictions.get("validation")))
+            results = measure(run, state, logger, predictions)
             save(run, state, results)
         if trial is not None:
             trial(1.0, results["validation"][run.task.monitor])
@@ -201,18 +203,19 @@ def save(run: TrainingRun, state: TrainState, metrics: dict[str, dict[str, float
             "native_kernels": run.native_kernels, "random": random,
         }  # fmt: skip
         write_train_state(run.folder, saved)
-        checkpoint = Checkpoint(state.eval_model, run.preprocess, run.data.classes, run.recipe, metrics)
+        classes, thresholds = run.data.classes, run.task.thresholds
+        checkpoint = Checkpoint(state.eval_model, run.preprocess, classes, run.recipe, metrics, thresholds)
         write_checkpoint(run.folder / WEIGHTS_FILE, checkpoint)
 
     distributed.run_on_main(write)
 
 
-def evaluate(
+def predict_held_out(
     run: TrainingRun, state: TrainState, logger: MetricsLogger, *, test: bool = True
-) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Select the final weights and measure them on every held-out split: the only use of the test images.
+) -> dict[str, Any]:
+    """Select the final weights and predict every held-out split: the only use of the test images.
 
-    Without `test` only the validation images are used. Returns the predictions and the metrics by split.
+    Without `test` only the validation images are used. Returns the predictions by split.
     """
     task, model, early_stopping = run.task, state.eval_model, state.early_stopping
     if early_stopping is not None and early_stopping.weights:
@@ -222,9 +225,16 @@ def evaluate(
             recompute_bn_stats(model, task.clean_batches(run.data.train, run.preprocess, run.recipe))
     state.seconds = logger.seconds
     splits = {"validation": run.data.validation, "test": run.data.test if test else ()}
-    predictions = {name: task.predict(model, data, run.preprocess) for name, data in splits.items() if data}
+    return {name: task.predict(model, data, run.preprocess) for name, data in splits.items() if data}
 
-    def measure() -> dict[str, dict[str, float]]:
+
+def measure(
+    run: TrainingRun, state: TrainState, logger: MetricsLogger, predictions: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Compute and log the metrics of the predictions of the final weights, by split."""
+    task, early_stopping = run.task, state.early_stopping
+
+    def compute() -> dict[str, dict[str, float]]:
         metrics = {name: task.compute_metrics(outputs) for name, outputs in predictions.items()}
         if early_stopping is not None:
             metrics["validation"]["best_step"] = early_stopping.step
@@ -233,7 +243,7 @@ def evaluate(
             logger.log_metrics(name, state.step, values, task.headline_metrics)
         return metrics
 
-    return predictions, distributed.run_on_main(measure)
+    return distributed.run_on_main(compute)
 
 
 def save_calibration(run: TrainingRun) -> None:

@@ -7,15 +7,26 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..dataset import COLUMN_OPTIONS, Dataset, LoadOptions
+from ..folds import hold_out
 
-__all__ = ["SOURCES", "LoadOptions", "Source", "absolute_source", "describe_sources", "load_dataset", "load_source"]
+__all__ = [
+    "SOURCES",
+    "Kind",
+    "LoadOptions",
+    "Source",
+    "absolute_source",
+    "describe_sources",
+    "load_dataset",
+    "load_source",
+]
 
-Kind = Literal["classification", "detection"]
+Kind = Literal["classification", "multilabel", "detection"]
 ARCHIVE_SUFFIXES = (".7z", ".rar", ".gz")
 SEPARATOR = "::"  # between several paths or URLs of shards
 
@@ -46,7 +57,8 @@ class Source(NamedTuple):
 
     `module`, which is imported on use, loads images for the task `kind`. `usage` are the forms ``NAME`` or
     ``NAME:LOCATION``. `make_absolute(location, root)` makes the paths in a location absolute, relative to `root`.
-    `has_columns` if the `COLUMN_OPTIONS` apply.
+    `has_columns` if the `COLUMN_OPTIONS` apply. `multilabel` is the module with the ``load`` for any number
+    of labels per image, if there is one.
     """
 
     module: str
@@ -54,6 +66,11 @@ class Source(NamedTuple):
     usage: tuple[str, ...]
     make_absolute: Callable[[str, str | None], str] = lambda location, _: location
     has_columns: bool = False
+    multilabel: str = ""
+
+    def supports(self, kind: Kind) -> bool:
+        """Return whether the source has data for a task."""
+        return kind == self.kind or (kind == "multilabel" and bool(self.multilabel))
 
 
 SOURCES = {
@@ -64,7 +81,12 @@ SOURCES = {
         "googlenet.data.sources.webdataset", "classification", ("shards:PATH", "shards:URL"), _absolute_shards
     ),
     "table": Source(
-        "googlenet.data.sources.table", "classification", ("table:FILE",), _absolute_file, has_columns=True
+        "googlenet.data.sources.table",
+        "classification",
+        ("table:FILE",),
+        _absolute_file,
+        has_columns=True,
+        multilabel="googlenet.data.sources.label_table",
     ),
     "scenes": Source("googlenet.detection.data.scenes", "detection", ("scenes", "scenes:train=N,test=N,seed=N")),
     "coco": Source("googlenet.detection.data.coco", "detection", ("coco:PATH",), _absolute_path),
@@ -75,15 +97,23 @@ SOURCES = {
 
 def describe_sources(kind: Kind) -> str:
     """List the forms of the sources of a task, for help and error messages."""
-    *others, last = (form for source in SOURCES.values() if source.kind == kind for form in source.usage)
-    return f"{', '.join(others)} or {last}"
+    forms = [form for source in SOURCES.values() if source.supports(kind) for form in source.usage]
+    return " or ".join([", ".join(forms[:-1]), forms[-1]] if len(forms) > 1 else forms)
 
 
-def load_dataset(source: str, options: LoadOptions | None = None) -> Dataset:
-    """Load images with labels; raises ValueError for an unknown source or unusable data."""
+def load_dataset(source: str, options: LoadOptions | None = None, kind: Kind = "classification") -> Dataset:
+    """Load images with labels, of `kind` multilabel with any number of them per image.
+
+    Raises ValueError for an unknown source or unusable data.
+    """
     options = options or LoadOptions()
-    data: Dataset = load_source(source, options, "classification")
-    return data if options.max_samples is None else data.subsample(options.max_samples)
+    # Groups, folds and several labels are known after loading only.
+    is_late = kind == "multilabel" or options.group_column is not None or options.num_folds is not None
+    data: Dataset = load_source(source, replace(options, validation=0) if is_late else options, kind)
+    if is_late and options.num_folds is None:
+        data = hold_out(data, options)
+    data = data if options.max_samples is None else data.subsample(options.max_samples)
+    return data if options.num_folds is None else hold_out(data, options)
 
 
 def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
@@ -92,7 +122,7 @@ def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
     entry = SOURCES.get(name)
     if entry is None or not (source in entry.usage or (location and any(":" in form for form in entry.usage))):
         raise ValueError(f"unknown data source {source!r}; use {describe_sources(kind)}")
-    if entry.kind != kind:
+    if not entry.supports(kind):
         raise ValueError(f"{source}: a data source for task: {entry.kind}; for {kind} use {describe_sources(kind)}")
     if not entry.has_columns and (given := [key for key in COLUMN_OPTIONS if getattr(options, key) is not None]):
         raise ValueError(
@@ -101,7 +131,7 @@ def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
     location = entry.make_absolute(location, options.root)
     if entry.make_absolute is _absolute_path and _is_archive(Path(location)):
         raise ValueError(f"{location}: an archive; unpack it and give the path of the folder")
-    return import_module(entry.module).load(location, options)
+    return import_module(entry.multilabel if kind == "multilabel" else entry.module).load(location, options)
 
 
 def _is_archive(path: Path) -> bool:

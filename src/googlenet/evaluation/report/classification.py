@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from ...data.dataset import Split
+from ..class_metrics import Estimate, class_metrics, one_vs_rest, overall_metrics
 from ..metrics import Predictions, classification_metrics, confusion_matrix, is_correct
 from ..plots import Curve, training_curves
 from . import Cell, GalleryItem, ReportInfo, Section, Tile, render, render_run_page
+from .class_table import class_metrics_section
 
 MAX_ERRORS = 24
+# Of the fields of `OverallMetrics`.
+OVERALL_TITLES = ("balanced accuracy", "Matthews correlation")
 
 
 def render_report(info: ReportInfo, split: Split, predictions: Predictions | None) -> str:
@@ -24,14 +28,21 @@ def render_report(info: ReportInfo, split: Split, predictions: Predictions | Non
             Tile(f"{metrics['top1']:.4f}", f"top-1 accuracy, {info.evaluated_split} ({metrics['images']:,} images)"),
             Tile(f"{metrics['top5']:.4f}", "top-5 accuracy"),
             Tile(f"{metrics['loss']:.3f}", "cross-entropy (nats)"),
+            *(_tile(label, item) for label, item in zip(OVERALL_TITLES, overall_metrics(predictions), strict=True)),
         ]
         matrix = _confusion_table(predictions, info.classes)
         errors = render("gallery.html", items=worst_errors(predictions, split, info.classes))
         sections += [
+            class_metrics_section(class_metrics(one_vs_rest(predictions)), info.classes),
             Section("Confusion matrix", "Number of images by true class (row) and predicted class (column).", matrix),
             Section("Worst errors", "The errors with the smallest probability of the true class.", errors),
         ]
     return render_run_page(info, tiles, sections)
+
+
+def _tile(label: str, item: Estimate) -> Tile:
+    interval = f" ({item.interval.low:.3f} to {item.interval.high:.3f})" if item.interval else ""
+    return Tile("-" if item.value is None else f"{item.value:.4f}", f"{label}{interval}")
 
 
 def _confusion_table(predictions: Predictions, classes: Sequence[str]) -> str:

@@ -39,6 +39,13 @@ class Task(Protocol):
     def headline_metrics(self) -> dict[str, str]:
         """The metrics shown during training, with their display names."""
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The probabilities from which an image has a label, one per class; empty unless images have several labels."""
+
+    def with_thresholds(self, validation: Any) -> "Task":
+        """Return the task with thresholds chosen on predictions of the validation images, None without any."""
+
     def batch(self, train: Any, preprocess: Preprocess, spec: BatchSpec) -> Any:
         """Return the training batch of `spec`; its `num_images` is the number of images."""
 
@@ -97,6 +104,7 @@ def load_options(recipe: Recipe) -> LoadOptions:
         crop_mode=data.crop_mode, interpolation=data.interpolation or "bilinear", max_value=data.max_value,
         on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
         num_workers=data.num_workers, full_size=full_size if is_augmented else None,
+        group_column=data.group_column, num_folds=data.num_folds, fold=data.fold,
         **{name: getattr(data, name) for name in COLUMN_OPTIONS},
     )  # fmt: skip
 

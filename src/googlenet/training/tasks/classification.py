@@ -1,11 +1,10 @@
 """Image classification: one label per image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...checkpoint.format import Checkpoint, build_network
@@ -23,6 +22,7 @@ from ...evaluation.report.classification import render_report
 from ...models.network import Network
 from .. import distributed
 from ..finetune import init_from_checkpoint, run_preprocess
+from ..losses import balanced_class_weights, balanced_sampling_weights, single_label_loss
 from ..precise_bn import clean_batches
 from .base import LossOutput, TaskSetup, data_digest, load_options
 
@@ -31,39 +31,37 @@ build_model = build_network
 
 @dataclass(frozen=True)
 class ClassificationTask:
-    """Cross-entropy of the classifier plus `loss_config.aux_weight` times that of each auxiliary head.
+    """The loss of the classifier plus `loss_config.aux_weight` times that of each auxiliary head.
 
-    `class_weights` (classes,) weight each image's loss by its class; `augment` is applied to the training images.
+    `class_weights` (classes,) weight each image's loss by its class; `augment` is applied to the training images, which
+    are drawn in proportion to `sampling_weights` (n,), if they are set.
     """
 
     loss_config: LossConfig
     class_weights: Tensor | None = None
     augment: Augment = field(default_factory=Augment)
+    thresholds: tuple[float, ...] = ()
+    sampling_weights: Tensor | None = None
     monitor: ClassVar[str] = "top1"
     headline_metrics: ClassVar[dict[str, str]] = {"top1": "top-1", "loss": "loss"}
 
+    def with_thresholds(self, validation: Predictions | None) -> "ClassificationTask":
+        """Return the task unchanged: the most probable class needs no threshold."""
+        return self
+
     def batch(self, train: Split, preprocess: Preprocess, spec: BatchSpec) -> Batch:
         """Return images with one label each, or class probabilities with mixup and CutMix."""
-        return training_batch(train, preprocess, self.augment, spec)
+        return training_batch(replace(train, weights=self.sampling_weights), preprocess, self.augment, spec)
 
     def loss(self, model: Network, batch: Batch) -> LossOutput:
         """Compute the training loss of a batch ("Going Deeper with Convolutions", section 5)."""
         logits, aux_logits = model.forward_aux(batch.images)
-        loss = self._cross_entropy(logits, batch.labels)
+        loss = single_label_loss(logits, batch.labels, self.loss_config, self.class_weights)
         for aux in aux_logits:
-            loss = loss + self.loss_config.aux_weight * self._cross_entropy(aux, batch.labels)
+            aux_loss = single_label_loss(aux, batch.labels, self.loss_config, self.class_weights)
+            loss = loss + self.loss_config.aux_weight * aux_loss
         targets = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
         return LossOutput(loss, (logits.detach().argmax(dim=1) == targets).sum())
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        smoothing = self.loss_config.label_smoothing
-        # The loss is summed in float32, also under autocast.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.class_weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        # PyTorch's weighted mean divides by the weights for class labels but not for class probabilities. This divides
-        # by the number of images in both cases.
-        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="none").mean()
 
     def predict(self, model: Network, split: Split, preprocess: Preprocess) -> Predictions:
         """Run the network on every image of `split`; see `Task.predict`."""
@@ -107,9 +105,17 @@ def build_task(recipe: Recipe, data: Dataset, init: Checkpoint | None, saved: di
     preprocess = run_preprocess(recipe, data, init, saved)
     balanced = recipe.loss.class_weights == "balanced"
     weights = balanced_class_weights(data.train.labels, len(data.classes)) if balanced else None
-    task = ClassificationTask(recipe.loss, weights, build_augment(recipe, data, preprocess))
+    augment = build_augment(recipe, data, preprocess)
+    task = ClassificationTask(recipe.loss, weights, augment, sampling_weights=sampling_weights(recipe, data))
     content = [data.classes, list(data.train.names), data.train.labels.tolist(), data.mean, data.std]
     return TaskSetup(task, model, preprocess, len(data.train.labels), data_digest(content, data.source))
+
+
+def sampling_weights(recipe: Recipe, data: Dataset) -> Tensor | None:
+    """Return the weights with which the training images are drawn; None if every epoch has each once."""
+    if recipe.data.sampling == "shuffle":
+        return None
+    return balanced_sampling_weights(data.train.labels.cpu(), len(data.classes))
 
 
 def check_fit(recipe: Recipe, model: Network, data: Dataset) -> None:
@@ -134,9 +140,3 @@ def build_augment(recipe: Recipe, data: Dataset, preprocess: Preprocess) -> Augm
     if options.auto_augment:
         build_auto_augment(options.auto_augment, preprocess.size, preprocess.mean)
     return Augment(**vars(options), num_classes=len(data.classes))
-
-
-def balanced_class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return class weights (classes,) in inverse proportion to the class counts, 1 on average over the images."""
-    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
-    return len(labels) / (num_classes * counts.float())
