@@ -102,6 +102,8 @@ def train(arguments: list[str], workspace: Path, runs: dict[str, str], build_onc
 def shorten(arguments: list[str]) -> list[str]:
     """Add flags that make a training or an evaluation short."""
     command = arguments[0]
+    if command == "demo":
+        return [*arguments, "--recipe=fashion-mnist-smoke"]
     if "train" in arguments[:2] and ("--resume" not in arguments or "auto" in arguments):
         if "--folds" in arguments:
             return [*arguments, *SHORT, "--model.width_mult=0.25"]
