@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import Ridge, RidgeClassifier
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 import googlenet
-from googlenet.evaluation.linear_probes import PIXELS, PooledFeatures, fit_probes, fit_ridge, pooled_features
+from googlenet.evaluation.linear_probes import (
+    PENALTIES,
+    PIXELS,
+    PooledFeatures,
+    fit_probes,
+    fit_ridge,
+    leave_one_out_top1,
+    pooled_features,
+)
 from googlenet.explain.linear_probes import evaluate_heads
 
 pytestmark = pytest.mark.cpu
@@ -64,3 +73,19 @@ def test_accuracy_of_the_heads() -> None:
         main, aux = model.forward_aux(pixels)
     expected = [(logits.argmax(1) == labels).double().mean().item() for logits in (*aux, main)]
     assert list(accuracies.values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("features", [4, 60])
+def test_leave_one_out_is_that_of_scikit_learn(features: int) -> None:
+    """Refitting without each image, for every penalty, on features with the mean and scale of all images."""
+    x, labels = clusters(36, features, seed=3)
+    x = x + 3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
+    scaled, targets = StandardScaler().fit_transform(x.numpy()), torch.nn.functional.one_hot(labels, 3).numpy()
+    expected = []
+    for penalty in PENALTIES:
+        ridge = Ridge(alpha=penalty * len(x))
+        # Centering without the left-out image differs from the hat matrix of the full fit by rounding only.
+        predicted = cross_val_predict(ridge, scaled, targets.astype(float), cv=LeaveOneOut())
+        expected.append((predicted.argmax(1) == labels.numpy()).mean())
+    assert leave_one_out_top1(x, labels, 3) == pytest.approx(max(expected), abs=1e-12)
+    assert max(expected) < 1

@@ -77,11 +77,11 @@ def test_noise_freezes_nothing_and_a_run_keeps_the_decision(smoke_run: Path, tmp
 
 def test_decisions_without_a_measurement(smoke_run: Path) -> None:
     recipe = read_recipe("fashion-mnist-smoke", ["--model.freeze=auto"])
-    data = load_dataset("fashion-mnist", LoadOptions(validation=8, max_samples=8))
+    data = load_dataset("fashion-mnist", LoadOptions(validation=4, max_samples=4))
     resolved, notes = resolve_freeze(recipe, data, None)
     assert (resolved.model.freeze, notes) == ("none", ["frozen up to: none (there are no weights to start from)"])
     resolved, notes = resolve_freeze(recipe, data, googlenet.load(smoke_run))
-    assert resolved.model.freeze == "none" and "needs 10 training images" in notes[0]
+    assert resolved.model.freeze == "none" and "needs 10 images" in notes[0]
     named = replace(recipe, model=replace(recipe.model, freeze="stem"))
     assert resolve_freeze(named, data, None) == (named, [])
 

@@ -67,7 +67,7 @@ class ModelConfig(_Validated):
             torchvision:googlenet. Unset model options are taken from there; other classes get a new classifier.
         freeze: layers that are not trained: none, stem (all before the first Inception block), trunk (all but the
             classifier), all layers up to a named one, such as inception_4a, or auto (those whose features already
-            separate the classes, measured by linear probes on the validation images).
+            separate the classes, measured by linear probes).
     """
 
     name: str | None = None

@@ -96,6 +96,28 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, penalty: float) ->
     return Ridge(mean, scale, weight, bias)
 
 
+def leave_one_out_top1(features: Tensor, labels: Tensor, classes: int) -> float:
+    """Return the accuracy of probes on features (n, d), each image classified by a probe fitted on all others.
+
+    It is that of the best of `PENALTIES`. One decomposition gives all probes: without image i, its residual is that of
+    the full fit divided by 1 - h_ii, where h is the hat matrix (Allen, "The relationship between variable selection and
+    data augmentation", 1974). Mean and scale of the features are those of all images.
+    """
+    count = len(labels)
+    x = features - features.mean(0)
+    scale = x.std(0, correction=0)
+    x = x / torch.where(scale > 0, scale, torch.ones_like(scale))
+    targets = torch.nn.functional.one_hot(labels, classes).to(x)
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    best = 0.0
+    for penalty in PENALTIES:
+        shrinkage = values.clamp_min(0) / (values.clamp_min(0) + penalty * count)
+        hat = (vectors * shrinkage) @ vectors.T + 1 / count
+        residuals = (targets - hat @ targets) / (1 - hat.diagonal()).clamp_min(1e-12)[:, None]
+        best = max(best, ((targets - residuals).argmax(1) == labels).double().mean().item())
+    return best
+
+
 def _top1(ridge: Ridge, features: Tensor, labels: Tensor) -> float:
     scores = (features - ridge.mean) / ridge.scale @ ridge.weight + ridge.bias
     return (scores.argmax(1) == labels).double().mean().item()
