@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,14 +28,15 @@ PLAIN = Path(__file__).with_name("plain_training.py")
 
 
 def run_ours(data: Path, minutes: float, seed: int, out: Path) -> dict[str, Any]:
-    """Train with the planned recipe; `seconds` are those of the whole command."""
+    """Train with the planned recipe; `seconds` are those of the whole command. An interrupted run starts again."""
+    shutil.rmtree(out, ignore_errors=True)
     started = time.monotonic()
     arguments = ("train", "folder", "--data", str(data), "--minutes", str(minutes), "--seed", str(seed))
-    document = googlenet(*arguments, "--resume", "auto", "--out", str(out))
+    document = googlenet(*arguments, "--out", str(out))
     seconds = time.monotonic() - started
     environment = json.loads((out / "environment.json").read_text())
     return {
-        "top1": document["metrics"]["test"]["top1"], "seconds": round(seconds, 1), "plan": document.get("plan", []),
+        "top1": document["metrics"]["test"]["top1"], "seconds": round(seconds, 1), "plan": document["plan"],
         "native_kernels": environment["native_kernels"],
     }  # fmt: skip
 

@@ -6,11 +6,14 @@ import importlib.util
 import json
 import re
 import runpy
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from googlenet import kernels
 from googlenet.kernels import conv_bn_relu, winograd
@@ -155,3 +158,52 @@ def test_hostile_run_fails(status: str, latency: float, peak: int, failures: int
     health = {"latencies": [latency], "failures": []}
     document = hostile.summarize({"a": Counter({status: 2})}, health, 500_000_000, peak * 1_000_000, 1_024_000_000)
     assert (len(document["failures"]), len(document["warnings"])) == (failures, warnings)
+
+
+def test_folders_of_a_package(tmp_path: Path) -> None:
+    """Classes are the folders of one level; copies, catch-all folders and small classes are left out."""
+    data: Any = importlib.import_module("own_images_data")
+    generator = np.random.default_rng(0)
+    for label, count in (("animals/birds", 40), ("food", 32), ("unsorted", 40), ("tools", 5)):
+        (tmp_path / "package" / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (8, 8, 4), dtype=np.uint8).repeat(50, 0).repeat(60, 1)
+            Image.fromarray(pixels).save(tmp_path / "package" / label / f"{number}.png")
+    shutil.copy(tmp_path / "package" / "food" / "0.png", tmp_path / "package" / "animals" / "copy.png")
+    (tmp_path / "package" / "food" / "broken.png").write_bytes(b"not an image")
+    data.write_package(tmp_path / "package", tmp_path / "out")
+    counts = {str(path.relative_to(tmp_path / "out")): len(list(path.iterdir())) for path in tmp_path.glob("out/*/*")}
+    assert counts == {"train/animals": 30, "test/animals": 11, "train/food": 23, "test/food": 8}
+    with Image.open(next(tmp_path.glob("out/test/animals/*.png"))) as image:
+        assert (image.mode, max(image.size)) == ("RGB", data.MAX_SIDE)
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    flattened = data.flatten(tmp_path / "clear.png")
+    assert flattened is not None and flattened.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_squares_of_training_and_test_are_apart() -> None:
+    data: Any = importlib.import_module("own_images_data")
+    rows = np.arange(200, dtype=np.uint8)[:, None].repeat(150, 1)
+    photograph = Image.fromarray(rows)
+    values = {test: [np.asarray(s) for s in data.texture_squares(photograph, test, 50, 7)] for test in (False, True)}
+    assert max(square.max() for square in values[False]) < 150 <= min(square.min() for square in values[True])
+    assert all(square.shape[0] == square.shape[1] for squares in values.values() for square in squares)
+
+
+def test_table_of_own_images() -> None:
+    """Until there are results: what the benchmark writes, from one run of each side."""
+    own_images: Any = importlib.import_module("own_images")
+    update_docs: Any = importlib.import_module("update_docs")
+    runs = [
+        {"data": "stamps", "side": side, "minutes": 2.0, "seed": seed, "top1": top1 + 0.1 * seed, "seconds": 119.0,
+         "num_test": 100, **({"plan": list("abcde")} if side == "googlenet" else {})}
+        for side, top1 in (("googlenet", 0.6), ("timm:resnet18", 0.3)) for seed in range(2)
+    ]  # fmt: skip
+    document = {"rows": own_images.summarize(runs), "device": "CPU", "threads": 2, "torch": "2.14"}
+    text = update_docs.TABLES["own_images"](json.loads(json.dumps(document)))
+    # 1.96 * sqrt(0.65 * 0.35 / 100) = 0.0935
+    assert "| stamps | 2 | googlenet | 0.6500 | ± 0.0935 | 0.0707 | 2 | 119 |" in text
+    assert "| stamps | 2 | c; d; e |" in text
+    page = (ROOT / "docs" / update_docs.PAGES["own_images"]).read_text()
+    assert text in update_docs.fill(page, "own_images", text)

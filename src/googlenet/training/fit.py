@@ -160,9 +160,12 @@ def replan_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger, ma
 
     `marks` are the checks of this process, to which this one is added.
     """
-    known, now = run.budget, Mark(state.step, logger.seconds)
+    known, device = run.budget, run.accelerator.device
     if known is None or not is_check_due(known, run.schedule, state.step):
         return run
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()  # steps are queued faster than they are computed
+    now = Mark(state.step, logger.seconds)
 
     def decide() -> TimeBudget:
         decided = check(known, run.schedule, marks, now)
