@@ -33,7 +33,17 @@ from ..evaluation.confidence import wilson_interval
 from . import distributed
 from .fit import fit
 from .optim import build_optimizer
-from .planner import DataFacts, Network, Plan, candidates, epochs_within, min_epochs, plan
+from .planner import (
+    CROP_SCALES,
+    DataFacts,
+    Network,
+    Plan,
+    batch_size_for,
+    candidates,
+    epochs_within,
+    min_epochs,
+    plan,
+)
 from .tasks.base import LossModule
 from .tasks.classification import ClassificationTask, build_augment
 
@@ -110,8 +120,13 @@ def measure_step(recipe: Recipe, facts: DataFacts) -> float:
 def measure_networks(
     recipe: Recipe, facts: DataFacts, seconds: float, fixed: set[str], measure: Callable[[Recipe, DataFacts], float]
 ) -> dict[Network, float]:
-    """Measure networks by increasing cost until one is too slow for `seconds` of training; see `planner`."""
+    """Measure networks by increasing cost until one is too slow for `seconds` of training; see `planner`.
+
+    Batch size and crops are those that many epochs would have.
+    """
     started, speeds = time.perf_counter(), dict[Network, float]()
+    draft = {"batch_size": batch_size_for(facts), "augment.min_crop_scale": CROP_SCALES[-1][1]}
+    recipe = with_values(recipe, {key: value for key, value in draft.items() if key not in fixed})
     size = recipe.size.sizes[0] if "size.train" in fixed and recipe.size.sizes else None
     width_mult = recipe.model.width_mult if "model.width_mult" in fixed else None
     for network in candidates(facts, size, width_mult):

@@ -77,6 +77,11 @@ def min_epochs(facts: DataFacts) -> float:
     return lookup(MIN_EPOCHS, facts.num_train)
 
 
+def batch_size_for(facts: DataFacts) -> int:
+    """Return the images per step."""
+    return int(lookup(BATCH_SIZES, facts.num_train))
+
+
 def epochs_within(facts: DataFacts, seconds_per_image: float, seconds: float) -> float:
     """Return the epochs that fit into a time, with the evaluation of the held-out images."""
     held_out = facts.num_test + NUM_VALIDATIONS * facts.num_validation
@@ -97,7 +102,7 @@ def plan(facts: DataFacts, speeds: Mapping[Network, float], seconds: float) -> P
     """Choose the network, the epochs and the regularization for `seconds` of training."""
     network = choose_network(facts, speeds, seconds)
     epochs = epochs_within(facts, speeds[network], seconds)
-    batch_size = int(lookup(BATCH_SIZES, facts.num_train))
+    batch_size = batch_size_for(facts)
     crop_scale = lookup(CROP_SCALES, epochs)
     imbalance = facts.largest_class / max(facts.smallest_class, 1)
     weighted = imbalance > MAX_IMBALANCE
