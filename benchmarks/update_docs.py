@@ -20,7 +20,7 @@ IMAGES = DOCS / "images"
 # The page of each result; the others are in docs/performance.md.
 PAGES = {
     "models": "models.md", "overheads": "models.md", "init_without_norm": "models.md",
-    "own_images": "finetune.md",
+    "own_images": "finetune.md", "plan_rules": "finetune.md",
     "ensemble": "ensembles.md",
     "cam_localization": "explain.md",
     "deployment": "performance.md", "deployment_avx2": "performance.md", "export_parity": "export.md",
@@ -40,6 +40,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "decoding": training.decoding,
     "finetune": training.finetune,
     "own_images": training.own_images,
+    "plan_rules": training.plan_rules,
     "multi_scale": training.multi_scale,
     "d2l_recipe": training.d2l_recipe,
     "ablation": training.ablation,

@@ -171,3 +171,17 @@ def own_images(result: Result) -> str:
         f"{plural(result['threads'], 'thread')}, torch {result['torch']}. The interval is that of one run on the test "
         "images."
     )
+
+
+def plan_rules(result: Result) -> str:
+    """Format the validation accuracy of every setting."""
+    header = ["images", "seconds of one core", "setting", "epochs", "validation top-1", "95 % interval"]
+    body = [
+        [
+            row["data"], f"{row['seconds']:g}", f"`{row['flags']}`", f"{row['epochs']:.1f}", f"{row['top1']:.3f}",
+            f"± {row['half_interval']:.3f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    note = f" {result['note']}" if "note" in result else ""
+    return f"{table(header, body)}\n\nOne run of each (n = 1); CPU, one thread, torch {result['torch']}.{note}"

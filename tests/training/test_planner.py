@@ -91,8 +91,8 @@ def test_the_largest_network_that_trains_enough_epochs() -> None:
     for seconds in (10, 100, 1000, 10_000):
         chosen = choose_network(FACTS, speeds, seconds)
         larger = [network for network in speeds if speeds[network] > speeds[chosen]]
-        assert all(epochs_within(FACTS, speeds[network], seconds) < min_epochs(FACTS) for network in larger)
-        affordable = epochs_within(FACTS, speeds[chosen], seconds) >= min_epochs(FACTS)
+        assert all(epochs_within(FACTS, speeds[network], seconds) < min_epochs(FACTS, network) for network in larger)
+        affordable = epochs_within(FACTS, speeds[chosen], seconds) >= min_epochs(FACTS, chosen)
         assert affordable or chosen == LADDER[0]
 
 
@@ -120,8 +120,8 @@ def test_measuring_stops_at_a_network_that_is_too_slow() -> None:
 
     found = measure_networks(read_recipe("folder"), FACTS, 200.0, set(), measure)
     assert list(found) == measured == list(LADDER[: len(measured)])
-    assert epochs_within(FACTS, found[measured[-1]], 200.0) < min_epochs(FACTS)
-    assert all(epochs_within(FACTS, found[network], 200.0) >= min_epochs(FACTS) for network in measured[:-1])
+    assert epochs_within(FACTS, found[measured[-1]], 200.0) < min_epochs(FACTS, measured[-1])
+    assert all(epochs_within(FACTS, found[network], 200.0) >= min_epochs(FACTS, network) for network in measured[:-1])
     assert len(measured) < len(LADDER)
 
 
@@ -211,3 +211,12 @@ def test_invalid_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert done.code in (1, 2), message
         assert message in last, done.err
         assert not (tmp_path / "run").exists()
+
+
+def test_costly_networks_train_longer() -> None:
+    """Twelve epochs up to the reference; above it by the ratio of the multiply-adds, 4 for (128, 0.75), to 0.75."""
+    large = FACTS._replace(num_train=3000)
+    epochs = [min_epochs(large, network) for network in LADDER]
+    assert epochs == sorted(epochs)
+    assert epochs[:5] == [12.0] * 5
+    assert min_epochs(large, Network(128, 0.75)) == pytest.approx(12 * 4**0.75)

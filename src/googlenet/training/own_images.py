@@ -132,7 +132,7 @@ def measure_networks(
     for network in candidates(facts, size, width_mult):
         values = {"size.train": network.size, "model.width_mult": network.width_mult}
         speeds[network] = measure(with_values(recipe, values), facts)
-        if epochs_within(facts, speeds[network], seconds) < min_epochs(facts):
+        if epochs_within(facts, speeds[network], seconds) < min_epochs(facts, network):
             break
         if time.perf_counter() - started > MEASURE_SHARE * seconds:
             break

@@ -46,7 +46,10 @@ LADDER = (
 
 # A network is affordable if the time allows this many epochs: of a larger data set fewer are needed. (Images up to
 # which the row applies, epochs.)
-MIN_EPOCHS = ((1000, 60.0), (5000, 30.0), (20_000, 12.0), (100_000, 5.0), (10**12, 2.0))
+MIN_EPOCHS = ((1000, 40.0), (5000, 12.0), (20_000, 6.0), (100_000, 3.0), (10**12, 1.5))
+# Networks above this one need more epochs, by this power of the ratio of their sizes and channels, both squared: a
+# longer time should buy both a larger network and more epochs.
+REFERENCE, EPOCHS_EXPONENT = Network(96, 0.5), 0.75
 # Images larger than the photographs themselves add nothing.
 MAX_ENLARGEMENT = 1.25
 # Steps per epoch should not be too few: the batch size by the number of training images.
@@ -72,9 +75,11 @@ def candidates(facts: DataFacts, size: int | None = None, width_mult: float | No
     return list(dict.fromkeys(fixed))
 
 
-def min_epochs(facts: DataFacts) -> float:
+def min_epochs(facts: DataFacts, network: Network) -> float:
     """Return the epochs that a network must be able to train."""
-    return lookup(MIN_EPOCHS, facts.num_train)
+    ratio = (network.size * network.width_mult) / (REFERENCE.size * REFERENCE.width_mult)
+    factor: float = max(1.0, ratio**2) ** EPOCHS_EXPONENT
+    return lookup(MIN_EPOCHS, facts.num_train) * factor
 
 
 def batch_size_for(facts: DataFacts) -> int:
@@ -89,12 +94,12 @@ def epochs_within(facts: DataFacts, seconds_per_image: float, seconds: float) ->
 
 
 def choose_network(facts: DataFacts, speeds: Mapping[Network, float], seconds: float) -> Network:
-    """Return the costliest measured network that can train `min_epochs`, else the cheapest.
+    """Return the costliest measured network that can train its `min_epochs`, else the cheapest.
 
     `speeds` are seconds per training image of each network.
     """
     by_cost = sorted(speeds, key=lambda network: speeds[network])
-    affordable = [n for n in by_cost if epochs_within(facts, speeds[n], seconds) >= min_epochs(facts)]
+    affordable = [n for n in by_cost if epochs_within(facts, speeds[n], seconds) >= min_epochs(facts, n)]
     return affordable[-1] if affordable else by_cost[0]
 
 
@@ -122,13 +127,13 @@ def _explain(
     facts: DataFacts, speeds: Mapping[Network, float], network: Network, epochs: float, values: dict[str, object]
 ) -> tuple[str, ...]:
     """Return the five lines."""
-    needed, held_out = min_epochs(facts), facts.num_validation + facts.num_test
+    needed, held_out = min_epochs(facts, network), facts.num_validation + facts.num_test
     kind = "gray" if facts.channels == 1 else "RGB" if facts.channels == 3 else f"{facts.channels} channels"
     costlier = [other for other in speeds if speeds[other] > speeds[network]]
     if epochs < needed:
-        why = f"the smallest measured, although {needed:g} epochs are recommended: give more minutes"
+        why = f"the smallest, although {needed:.3g} epochs are recommended: give more minutes"
     elif costlier:
-        why = f"the largest that can train {needed:g} epochs"
+        why = f"the largest that can train enough epochs ({needed:.3g} or more)"
     else:
         why = "the largest that suits the size of the images"
     crops = values["augment.min_crop_scale"]
