@@ -38,6 +38,8 @@ class Plan(NamedTuple):
     lines: tuple[str, ...]
 
 
+INF = float("inf")
+
 # Candidates by increasing cost of a training step.
 LADDER = (
     Network(32, 0.25), Network(32, 0.5), Network(48, 0.5), Network(64, 0.5), Network(96, 0.5), Network(96, 0.75),
@@ -46,16 +48,16 @@ LADDER = (
 
 # A network is affordable if the time allows this many epochs: of a larger data set fewer are needed. (Images up to
 # which the row applies, epochs.)
-MIN_EPOCHS = ((1000, 40.0), (5000, 12.0), (20_000, 6.0), (100_000, 3.0), (10**12, 1.5))
+MIN_EPOCHS = ((1000, 40.0), (5000, 12.0), (20_000, 6.0), (100_000, 3.0), (INF, 1.5))
 # Networks above this one need more epochs, by this power of the ratio of their sizes and channels, both squared: a
 # longer time should buy both a larger network and more epochs.
 REFERENCE, EPOCHS_EXPONENT = Network(96, 0.5), 0.75
 # Images larger than the photographs themselves add nothing.
 MAX_ENLARGEMENT = 1.25
 # Steps per epoch should not be too few: the batch size by the number of training images.
-BATCH_SIZES = ((1500, 32), (10_000, 64), (10**12, 128))
+BATCH_SIZES = ((1500, 32), (10_000, 64), (INF, 128))
 # The augmentation by the number of epochs: more repetitions need more variation.
-CROP_SCALES = ((2.0, 1.0), (8.0, 0.5), (10**9, 0.25))
+CROP_SCALES = ((2.0, 1.0), (8.0, 0.5), (INF, 0.25))
 # Classes as different as this in their numbers of images are weighted.
 MAX_IMBALANCE = 10.0
 # Validations in a run, and its length in epochs if the time is unknown.
