@@ -24,6 +24,8 @@ from .precise_bn import recompute_bn_stats
 
 # Images that the probes are measured on, evenly spaced, and fewer are not enough to measure anything.
 MAX_IMAGES, MIN_IMAGES = 400, 10
+# Standard errors by which a layer must exceed the untrained one: the best of several layers exceeds one by chance.
+SIMILARITY_ERRORS = 2
 
 
 class LayerProbe(NamedTuple):
@@ -38,14 +40,14 @@ def choose_freeze(probes: Sequence[LayerProbe], num_images: int) -> str:
     """Return the layer up to which layers are frozen, or "none".
 
     It is the shallowest layer within a standard error of the best one: the layers after it do not improve the frozen
-    features, so they are trained. Nothing is frozen unless this layer exceeds the untrained one by a standard error.
+    features, so they are trained. Nothing is frozen unless this layer exceeds the untrained one by two standard errors.
     """
     best = max(probe.trained for probe in probes)
     # Of a fraction measured on so many images; with Laplace's rule it is not 0 for a perfect one.
     share = (best * num_images + 1) / (num_images + 2)
     error = math.sqrt(share * (1 - share) / num_images)
     chosen = next(probe for probe in probes if probe.trained >= best - error)
-    return chosen.layer if chosen.trained > chosen.untrained + error else "none"
+    return chosen.layer if chosen.trained > chosen.untrained + SIMILARITY_ERRORS * error else "none"
 
 
 def probe_layers(recipe: Recipe, data: Dataset, init: Checkpoint) -> list[LayerProbe]:
