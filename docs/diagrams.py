@@ -231,6 +231,7 @@ PACKAGES = {
     "benchmark": "speed of engines",
     "distributed": "Ray",
     "explain": "analyses of a network",
+    "fidelity": "FID, KID, precision and recall",
     "inference": "load, predict, evaluate",
     "export": "files for other engines",
     "detection": "boxes: data, heads, R-CNN",

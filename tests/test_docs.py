@@ -184,7 +184,7 @@ def test_readme_python(smoke_run: Path) -> None:
     assert len(names["names"]) == 3
 
 
-@pytest.mark.parametrize("name", ["explain.md", "export.md", "models.md", "weights.md"])
+@pytest.mark.parametrize("name", ["explain.md", "export.md", "fid.md", "models.md", "weights.md"])
 def test_python_of_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for code in code_blocks(ROOT / "docs" / name, "python"):

@@ -1,4 +1,4 @@
-"""Tables of ensembles with crops, and of class activation maps."""
+"""Tables of ensembles with crops, of class activation maps, and of FID."""
 
 from .markdown import Result, plural, table
 
@@ -71,4 +71,25 @@ def cam_localization(result: Result) -> str:
         f"{result['inside_box_train']:.3f}. Trained on "
         f"{result['train']:,} scenes in {result['seconds']:.0f} s; {plural(result['threads'], 'thread')}, torch "
         f"{result['torch']}; one seed."
+    )
+
+
+def fid(result: Result) -> str:
+    """Format speed, memory and value of every tool, and how far this package's value is from it."""
+    rows: list[list[object]] = []
+    for row in result["rows"]:
+        if "error" in row:
+            rows.append([row["side"], "", "", "", row["error"]])
+            continue
+        difference = row.get("relative_difference")
+        speed, memory = f"{row['images_per_second']:.1f}", f"{row['peak_bytes'] / 1e6:.0f}"
+        rows.append(
+            [row["side"], speed, memory, f"{row['fid']:.6g}", "" if difference is None else f"{difference:.1e}"]
+        )
+    header = ["side", "images/s", "peak MB", "FID", "relative difference of this package in the same mode"]
+    matrix = next((row["matrix_seconds"] for row in result["rows"] if "matrix_seconds" in row), None)
+    seconds = "" if matrix is None else f" The matrix part takes {matrix:.1f} s here."
+    return (
+        f"{table(header, rows)}\n\n{result['images']:,} images of {result['size']} px in each set, random weights, "
+        f"{plural(result['cores'], 'core')}, torch {result['torch']}, from files to the value, one run.{seconds}"
     )

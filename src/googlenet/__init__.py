@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .config.schema import Recipe
     from .data.preprocess import Preprocess
     from .evaluation.predictor import Predictor
+    from .fidelity.compare import fid
+    from .fidelity.streaming import FID
     from .inference.loading import load_predictor
     from .models.factory import create_model
     from .models.factory import create_model as create
@@ -32,6 +34,8 @@ _LAZY_ATTRS = {
     "Recipe": "config.schema",
     "Preprocess": "data.preprocess",
     "Predictor": "evaluation.predictor",
+    "fid": "fidelity.compare",
+    "FID": "fidelity.streaming",
     "load_predictor": "inference.loading",
     "create_model": "models.factory",
     "FoldedNetwork": "models.folding",
@@ -62,6 +66,8 @@ __all__ = [  # noqa: RUF022  in the order of use
     "read_recipe",
     "TrainResult",
     "fit",
+    "fid",
+    "FID",
 ]
 
 

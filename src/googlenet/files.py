@@ -106,6 +106,18 @@ def unlock_at_end() -> Iterator[None]:
             _LOCKED.pop().close()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Reserve a file, created if necessary, within the context; yields False if another process has it."""
+    path.touch()
+    held = len(_LOCKED)
+    try:
+        yield lock_file(path)
+    finally:
+        while len(_LOCKED) > held:
+            _LOCKED.pop().close()
+
+
 def prune_cache(folder: Path, max_bytes: int, keep: Path) -> None:
     """Delete the files and folders in `folder` that were not used for 90 days, and the oldest beyond `max_bytes`.
 

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "tune": Command("googlenet.cli.tune", "Search for better values of a recipe within a time."),
     "ensemble": Command("googlenet.cli.ensemble", "Train several networks whose predictions are averaged."),
     "evaluate": Command("googlenet.cli.evaluate", "Measure a trained network."),
+    "fid": Command("googlenet.cli.fid", "Compare generated with real images: FID, KID and related metrics."),
     "predict": Command("googlenet.cli.predict", "Classify images."),
     "explain": Command("googlenet.cli.explain", "Visualize and analyze a trained network."),
     "detect": Command("googlenet.cli.detect", "Detect objects on images."),
