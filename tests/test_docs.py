@@ -54,8 +54,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     network = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
     torch.save(network.state_dict(), tmp_path / "theirs.pth")
     monkeypatch.chdir(tmp_path)
-    (write_shards,) = code_blocks(ROOT / "docs" / "data.md", "python")
-    exec(write_shards, {})
+    for code in code_blocks(ROOT / "docs" / "data.md", "python"):
+        exec(code, {})
     (write_labels,) = code_blocks(ROOT / "docs" / "multilabel.md", "python")
     exec(write_labels, {})
     return tmp_path

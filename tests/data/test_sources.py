@@ -10,7 +10,7 @@ from googlenet.data.sources import SOURCES, LoadOptions, absolute_source, descri
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_module_has_load(name: str) -> None:
-    load = import_module(SOURCES[name].module).load
+    load = getattr(import_module(SOURCES[name].module), SOURCES[name].loader)
     assert len(inspect.signature(load).parameters) == 2
     assert all(form.partition(":")[0] == name for form in SOURCES[name].usage)
 

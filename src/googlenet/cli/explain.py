@@ -107,7 +107,7 @@ def build_context(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Explai
 
 def read_images(names: list[str], preprocess: "Preprocess", largest: int) -> "list[InputImage]":
     """Read image files, folders and standard input, to be resized to at most `largest`; equal names are numbered."""
-    from ..data.decode import decode_image, to_tensor
+    from ..data.decode import decode_pixels
     from ..explain.context import InputImage
     from ..inference.predict import STDIN, expand_paths
 
@@ -116,10 +116,10 @@ def read_images(names: list[str], preprocess: "Preprocess", largest: int) -> "li
         is_stdin = path == STDIN
         source, name = (sys.stdin.buffer.read(), "standard-input") if is_stdin else (Path(path), Path(path).stem)
         label, min_size = "standard input" if is_stdin else None, preprocess.min_decode_size(largest)
-        image = decode_image(source, label, min_size, max_value=preprocess.max_value)
+        image = decode_pixels(source, preprocess.channels, label, min_size, max_value=preprocess.max_value)
         candidates = (name, *(f"{name}-{number}" for number in range(2, len(images) + 2)))
         name = next(candidate for candidate in candidates if candidate not in images)
-        images[name] = InputImage(path, name, to_tensor(image, preprocess.channels).unsqueeze(0))
+        images[name] = InputImage(path, name, image.pixels.unsqueeze(0))
     return list(images.values())
 
 

@@ -1,11 +1,12 @@
 """The images that an export is compared, measured and calibrated on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..checkpoint.format import Checkpoint
-from ..data.decode import decode_image, to_tensor
+from ..data.decode import decode_pixels
 from ..detection.data.dataset import subsample
 from ..detection.predict import DetectorPredictor
 from ..evaluation.predictor import NetworkPredictor, Predictor
@@ -27,13 +28,16 @@ def select_export_data(
     if folder:
         min_size = None if is_detector else preprocess.min_decode_size()
         files = [Path(file) for file in expand_paths([folder])[:num_images] if file != folder]
-        images = [decode_image(file, min_size=min_size, max_value=preprocess.max_value) for file in files]
+        images = [
+            decode_pixels(file, preprocess.channels, min_size=min_size, max_value=preprocess.max_value).pixels
+            for file in files
+        ]
         if not images:
             raise ValueError(f"{folder}: no images; name a folder with --images")
         if is_detector:
-            return ExportData([to_tensor(image, preprocess.channels) for image in images])
-        resized = [image.resize((preprocess.size, preprocess.size)) for image in images]
-        return ExportData(torch.stack([to_tensor(image, preprocess.channels) for image in resized]))
+            return ExportData(images)
+        squash = replace(preprocess, crop_mode="squash", crop_pct=1.0)
+        return ExportData(torch.stack([squash.to_uint8(image) for image in images]))
     if is_detector:
         detector: Detectors = DetectorPredictor(checkpoint.model, preprocess, checkpoint.classes)
         data = load_detection_eval_dataset(LoadedModel.of(detector, checkpoint), source, root, max_images)

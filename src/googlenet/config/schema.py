@@ -90,6 +90,7 @@ class DataConfig(_Validated):
 
     Attributes:
         source: fashion-mnist, folder:PATH (one folder per class), table:FILE (CSV, TSV, JSON Lines or Parquet),
+            hf:NAME or hf:PATH (Hugging Face), numpy:FILE.npz, cifar10, cifar100, mnist, kmnist, emnist:SPLIT,
             imagenet:PATH, or shards:PATH or shards:URL (WebDataset tar files); for detection scenes,
             scenes:train=N,test=N,seed=N, coco:PATH, voc:PATH or yolo:PATH. See docs/data.md.
         root: folder to search for the data first; relative paths in `source` are relative to it.
@@ -104,6 +105,8 @@ class DataConfig(_Validated):
         max_value: the pixel value that is white in images with more than 8 bits per channel; larger ones are clipped.
             Unset: the value that the file declares, else the smallest of 1 (floats), 255, 1023, 4095 and 65535 that
             holds the maximum of the training images.
+        channels: 1 (gray), 3 (RGB), or the number of channels of .npy, TIFF and other files with more; unset: 1 if all
+            images are gray, else 3.
         on_error: unreadable images, and in detection also unusable annotations: skip (and list them) or raise.
         max_samples: use at most this many images of each split; unset: all.
         in_memory: keep decoded images in memory, or (false) decode them for each batch; unset: if they
@@ -130,6 +133,7 @@ class DataConfig(_Validated):
     crop_pct: float | None = within("(0, 1]", None)
     interpolation: Interpolation | None = None
     max_value: float | None = within("(0, inf)", None)
+    channels: int | None = within("[1, 1000]", None)
     on_error: OnError = "skip"
     max_samples: int | None = within("[1, inf)", None)
     in_memory: bool | None = None

@@ -1,6 +1,7 @@
 """Data sets in memory or on disk: splits of uint8 images with labels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ from .lazy import ByteRanges, LazyImages, default_num_workers, index_batches
 from .preprocess import CropMode, Interpolation, Preprocess
 
 OnError = Literal["skip", "raise"]
+DECODE_BATCH = 32  # images that a thread decodes at a time
 # Options of sources with columns, of the same name in `LoadOptions` and in the recipe's `data`.
 COLUMN_OPTIONS = ("image_column", "label_column", "split_column", "fold_column", "validation_fold")
 READ_BATCH = 64  # images that a worker process decodes at a time
@@ -126,7 +128,7 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Return 1 for gray and 3 for RGB."""
+        """Return the number of channels: 1 for gray, 3 for RGB."""
         return self.train.images.shape[1]
 
 
@@ -141,7 +143,7 @@ class LoadOptions:
         crop_mode: how an image becomes square: center (crop) or squash.
         interpolation: bilinear or bicubic.
         max_value: the value that is white in images of more than 8 bits per channel; unset: see `pixel_range`.
-        channels: 1 (gray) or 3 (RGB); unset: 1 if all images are gray.
+        channels: 1 (gray), 3 (RGB), or the channels of the files; unset: 1 if all images are gray, else 3.
         on_error: unreadable files: skip (and list them) or raise ImageError.
         max_samples: use at most this many images of each split, evenly spaced; unset: all.
         in_memory: keep decoded images in memory, or decode them for each batch; unset: if half of the available memory
@@ -217,11 +219,25 @@ class LoadedSplit(NamedTuple):
 def drop_unusable_images(split: Split, kind: str, cache_key: str, accounting: Accounting) -> LoadedSplit:
     """Return a split of `LazyImages` without unusable images, which are excluded in `accounting` as items of `kind`."""
     assert isinstance(split.images, LazyImages)
-    usable, gray, errors = check_images(split.images.ranges, split.names, cache_key, accounting.strict)
+    usable, gray, errors = check_images(
+        split.images.ranges, split.names, cache_key, accounting.strict, split.images.preprocess.channels
+    )
     for index, message in errors.items():
         accounting.exclude_unreadable(kind, message, split.names[index])
     accounting.use(kind, int(usable.sum()))
     return LoadedSplit(split.select(torch.from_numpy(usable)), bool(gray[usable].all()))
+
+
+def read_into_memory(split: Split) -> Split:
+    """Decode the `LazyImages` of a split, with threads, to a tensor with the same pixels."""
+    images = split.images
+    assert isinstance(images, LazyImages)
+    pixels = torch.empty(images.shape, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        batches = index_batches(len(images), DECODE_BATCH)
+        for indices, decoded in zip(batches, pool.map(images.read, batches), strict=True):
+            pixels[indices[0] : indices[-1] + 1] = decoded
+    return replace(split, images=pixels)
 
 
 def build_dataset(

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from ..files import HEAD_BYTES, describe_placeholder
-from .pixel_range import DeepPixels, is_deep, read_deep, to_8bit
+from .array_image import NPY_MAGIC, TIFF_MAGIC, ArrayImage, ChannelsError, open_npy, open_tiff
+from .pixel_range import DeepPixels, is_deep, read_deep, to_8bit, to_8bit_array, white_of
 
 try:
     import simplejpeg
@@ -38,7 +39,7 @@ SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".png", ".apng", ".webp",
     ".avif", ".avifs", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".icb", ".vda", ".vst", ".ico", ".cur", ".icns",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".dcx", ".dds", ".sgi", ".rgb", ".rgba", ".bw", ".xbm", ".xpm",
-    ".qoi", ".psd", ".ras", ".msp", ".blp",
+    ".qoi", ".psd", ".ras", ".msp", ".blp", ".npy",
     *((".heic", ".heif", ".hif") if pillow_heif else ()),
 ))  # fmt: skip
 # What makes an image with an EXIF orientation upright.
@@ -51,6 +52,7 @@ TRANSPOSE_METHODS: dict[Any, Image.Transpose] = dict(enumerate(
 ))  # fmt: skip
 SWAPPING_METHODS = [TRANSPOSE_METHODS[orientation] for orientation in range(5, 9)]  # These swap width and height.
 FULL_SIZE = "full_size"
+ARRAY_MODE = "channels:"
 HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or install pillow-heif"
 HEIF_HEADER = re.compile(rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -65,6 +67,60 @@ class ImageError(ValueError):
 
 class ImageTooLargeError(ImageError):
     """An image with more pixels than allowed; it was not decoded."""
+
+
+class DecodedImage(NamedTuple):
+    """Upright pixels uint8 (channels, h, w), the number of channels in the file, and its width and height."""
+
+    pixels: Tensor
+    source_channels: int
+    full_size: tuple[int, int]
+
+
+def decode_pixels(
+    source: Path | bytes,
+    channels: int,
+    name: str | None = None,
+    min_size: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+    max_value: float | None = None,
+) -> DecodedImage:
+    """Decode a file, or its bytes, for a network of `channels`: like `decode_image` to 1 (gray) or 3 (RGB).
+
+    For other numbers, the file must have as many channels: values of .npy files, samples or pages of TIFF files, or
+    the color and alpha channels of other formats as they are. Raises the exceptions of `decode_image`.
+    """
+    if channels in (1, 3):
+        image = decode_image(source, name, min_size, max_pixels=max_pixels, formats=formats, max_value=max_value)
+        return from_pil(image, channels)
+    label = name or (str(source) if isinstance(source, Path) else "the image")
+    with open_image(source, label, max_pixels, formats) as image:
+        native = _native_channels(image, source)
+        found = native.num_channels if isinstance(native, ArrayImage) else len(native.getbands())
+        if found != channels:  # before anything is decoded
+            raise ImageError(f"{label}: {found} channels, and the network takes {channels}")
+        values = native.values() if isinstance(native, ArrayImage) else np.array(native)
+        white = 255.0 if values.dtype == np.uint8 else max_value or white_of(values)
+        pixels = torch.from_numpy(to_8bit_array(values, white)).permute(2, 0, 1).contiguous()
+    return DecodedImage(pixels, channels, (pixels.shape[2], pixels.shape[1]))
+
+
+def from_pil(image: Image.Image, channels: int) -> DecodedImage:
+    """Convert an image of `decode_image` to 1 or 3 channels."""
+    size = image.info.get(FULL_SIZE, image.size)
+    return DecodedImage(to_tensor(image, channels), 1 if image.mode == "L" else 3, size)
+
+
+def _native_channels(image: Image.Image, source: Path | bytes) -> Image.Image:
+    """Return an opened image whose channels are those of the file, upright; a palette becomes RGBA."""
+    if isinstance(image, ArrayImage):
+        return image
+    if image.format == "TIFF":
+        return open_tiff(io.BytesIO(source.read_bytes() if isinstance(source, Path) else source))
+    upright = image if (method := transpose_method(image)) is None else image.transpose(method)
+    return upright.convert("RGBA") if image.mode in ("P", "PA") else upright
 
 
 def decode_image(
@@ -107,11 +163,13 @@ def read_deep_pixels(source: Path | bytes, name: str) -> DeepPixels | None:
 def decode_to_tensor(
     data: bytes, channels: int | None, name: str, min_size: int, max_value: float | None = None, *, reduce: bool = False
 ) -> Tensor:
-    """Decode the bytes of a file like `decode_image` with `min_size`, to uint8 (channels, h, w).
+    """Decode the bytes of a file like `decode_pixels` with `min_size`, to uint8 (channels, h, w).
 
     Without `channels`, gray images have 1 and others 3. With `reduce`, images of all formats are reduced by the largest
     integer that leaves `min_size` pixels of the shorter side.
     """
+    if channels not in (None, 1, 3):
+        return decode_pixels(data, channels, name, max_value=max_value).pixels
     with open_image(data, name) as image:
         full_size = image.size
         image.draft(None, (min_size, min_size))
@@ -138,12 +196,14 @@ def decoded_size(
 ) -> tuple[int, int, str]:
     """Return width, height and Pillow's mode of the pixels that `decode_image` decodes, from the file's header.
 
+    The mode of an `ArrayImage` is `ARRAY_MODE` and its number of channels.
     Raises the exceptions of `decode_image`.
     """
     with open_image(source, name, max_pixels, formats) as image:
         if min_size is not None:
             image.draft(None, (min_size, min_size))
-        return image.width, image.height, image.mode
+        mode = f"{ARRAY_MODE}{image.num_channels}" if isinstance(image, ArrayImage) else image.mode
+        return image.width, image.height, mode
 
 
 @contextmanager
@@ -160,24 +220,44 @@ def open_image(
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
         # Peeking does not seek, which a pipe does not support.
         head = file.getvalue() if isinstance(file, io.BytesIO) else file.peek(HEAD_BYTES)
-        with file, _identify(file, formats) as image:
+        with file, _identify(file, head, formats) as image:
             width, height = image.size
-            if width * height > max_pixels:
+            # An image of many channels has as many values as one of more pixels.
+            values = width * height * (max(1, image.num_channels // 4) if isinstance(image, ArrayImage) else 1)
+            if values > max_pixels:
                 raise ImageTooLargeError(
                     f"{label}: {width}x{height} pixels are more than the {max_pixels:,} allowed; resize it first"
                 )
             yield image
     except ImageError:
         raise
+    except ChannelsError as error:
+        raise ImageError(f"{label}: {error}") from None
     # For a damaged file, Pillow's decoders raise many types, such as struct.error and SyntaxError.
     except Exception as error:
         raise image_error(error, label, max_pixels, head) from error
 
 
-def _identify(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
-    """Open an image without decoding it, and a PNG whose metadata Pillow rejects for their size without these."""
+def _identify(file: BinaryIO, head: bytes, formats: tuple[str, ...] | None) -> Image.Image:
+    """Open an image without decoding it, and a PNG whose metadata Pillow rejects for their size without these.
+
+    Files that Pillow cannot open are opened as `ArrayImage` if they are arrays or TIFF files with many channels.
+    """
+    if head.startswith(NPY_MAGIC) and (formats is None or "NPY" in formats):
+        return open_npy(file)
     try:
         return Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if head[:4] not in TIFF_MAGIC or (formats is not None and "TIFF" not in formats):
+            raise
+        file.seek(0)
+        try:
+            return open_tiff(file)
+        except ChannelsError:
+            raise
+        except Exception:  # tifffile's parser raises many types for a damaged file
+            error = UnidentifiedImageError()
+        raise error from None
     except ValueError as error:
         if "decompressed data too large" not in str(error).lower():
             raise
@@ -226,6 +306,12 @@ def _mode(channels: int) -> str:
     return "L" if channels == 1 else "RGB"
 
 
+def to_display(pixels: Tensor) -> Image.Image:
+    """Convert uint8 (channels, h, w) to an image to look at: the first of 2 channels, the first three of more."""
+    shown = pixels[: 3 if len(pixels) >= 3 else 1].permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(shown[..., 0] if shown.shape[-1] == 1 else np.ascontiguousarray(shown))
+
+
 def printable(path: Path | str) -> str:
     """Return a file name as one line of valid text, with undecodable bytes and control characters escaped."""
     text = os.fsencode(path).decode(errors="backslashreplace")
@@ -234,6 +320,8 @@ def printable(path: Path | str) -> str:
 
 def to_gray_or_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
     """Convert an image of any mode to mode ``L`` or ``RGB``, without its orientation; see `decode_image`."""
+    if isinstance(image, ArrayImage) and image.num_channels not in (1, 3):
+        raise ChannelsError(f"{image.num_channels} channels: set data.channels to {image.num_channels}")
     if is_deep(image):
         image = to_8bit(read_deep(image), max_value)
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .decode import ImageError, decode_image, read_deep_pixels
+from .decode import ImageError, decode_pixels, read_deep_pixels
 from .disk_cache import cache_path, cache_write, cached_json
 from .lazy import ByteRanges, LazyImages, index_batches
 from .pixel_range import DeepPixels, white_value
@@ -37,15 +37,17 @@ class ImageCheck(NamedTuple):
     errors: dict[int, str]
 
 
-def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str, strict: bool = False) -> ImageCheck:
-    """Decode every image (JPEGs at 1/8 of their size), and cache which are usable under `cache_key`.
+def check_images(
+    ranges: ByteRanges, names: Sequence[str], cache_key: str, strict: bool = False, channels: int = 3
+) -> ImageCheck:
+    """Decode every image (JPEGs at 1/8 of their size) for `channels`, and cache which are usable under `cache_key`.
 
     With `strict`, the first unusable image raises ImageError.
 
     The next call decodes only images that are new, changed or were unusable. An interrupted call keeps its progress.
     Slow calls report their progress on standard error.
     """
-    path = cache_path("checked", cache_key.encode(), ".npz")
+    path = cache_path("checked", (cache_key if channels in (1, 3) else f"{cache_key}|{channels}").encode(), ".npz")
     fingerprints = ranges.fingerprints()
     usable, gray = _load_cache(path, fingerprints)
     unknown = np.flatnonzero(~usable).tolist()
@@ -54,7 +56,7 @@ def check_images(ranges: ByteRanges, names: Sequence[str], cache_key: str, stric
     def check(index: int) -> bool | str:
         """Return whether the image is gray, or why it is unusable."""
         try:
-            return decode_image(ranges.read(index), names[index], min_size=1).mode == "L"
+            return decode_pixels(ranges.read(index), channels, names[index], min_size=1).source_channels == 1
         except ImageError as error:
             return str(error)
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffTags
 
+from .array_image import ArrayImage
+
 BIT_DEPTH_MAXIMA = (255.0, 1023.0, 4095.0, 65535.0)
 FULL = 65535.0
 # Pillow keeps the upper byte of these layouts; the other byte order gives the lower one.
@@ -54,11 +56,21 @@ def white_value(maximum: float, is_float: bool) -> float:
 
 def is_deep(image: Image.Image) -> bool:
     """Return whether an opened or created image has more than 8 bits per channel that Pillow gives access to."""
+    if isinstance(image, ArrayImage):
+        return True
     return image.mode == "F" or image.mode.startswith("I") or _raw_mode(image).startswith((*DEEP_COLORS, "LA;16B"))
 
 
 def read_deep(image: Any) -> DeepPixels:
-    """Load the pixels of an image for which `is_deep` is true, with all of their bits."""
+    """Load the pixels of an image for which `is_deep` is true, with all of their bits.
+
+    The values of more than three channels have the shape (h, w * channels).
+    """
+    if isinstance(image, ArrayImage):
+        values = image.values().astype(np.float32)
+        values = values if image.num_channels == 3 else values.reshape(image.height, -1)
+        is_8bit = image.dtype == np.uint8
+        return DeepPixels(values, 255.0 if is_8bit else None, image.dtype.kind == "f", fixed=is_8bit)
     raw, tags, declared, scale, fixed = _raw_mode(image), _tiff_tags(image), None, 1.0, False
     inverted = tags.get(_TAGS["PhotometricInterpretation"]) == 0 and image.mode.startswith("I;16")
     bits = _significant_bits(image) if image.format == "PNG" else 16
@@ -105,6 +117,26 @@ def to_8bit(pixels: DeepPixels, max_value: float | None = None) -> Image.Image:
         np.subtract(255, scaled, out=scaled)
     modes = {2: "LA", 3: "RGB", 4: "RGBA"}
     return Image.fromarray(scaled.astype(np.uint8), modes[values.shape[-1]] if values.ndim == 3 else "L")
+
+
+def to_8bit_array(values: NDArray[Any], max_value: float) -> NDArray[np.uint8]:
+    """Scale numbers to uint8: 0 to 0 and `max_value` to 255. Values outside are clipped, and NaN becomes 0."""
+    if values.dtype == np.uint8 and max_value == 255:
+        return values
+    out = np.empty(values.shape, np.uint8)
+    for index in range(len(values)):  # one at a time: a float copy of all needs four times the memory
+        scaled = np.nan_to_num(values[index].astype(np.float32) * np.float32(255 / max_value), nan=0.0)
+        out[index] = np.clip(np.rint(scaled), 0, 255)
+    return out
+
+
+def white_of(values: NDArray[Any]) -> float:
+    """Return the value that is white in an array of numbers, as in images with more than 8 bits; see `pixel_range`."""
+    if values.dtype == np.uint8 or not values.size:
+        return 255.0
+    is_float = values.dtype.kind == "f"
+    finite = values[np.isfinite(values)] if is_float else values
+    return white_value(float(finite.max(initial=0)), is_float)
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .decode import FULL_SIZE, to_gray_or_rgb, to_tensor
+from .decode import DecodedImage, from_pil, to_gray_or_rgb
 
 CropMode = Literal["center", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
+COLOR_NAMES = {1: "gray", 3: "RGB"}
 MARGIN = 4  # An image that is reduced first, and then resized, is this many times larger than the result.
 LARGE = 2**22  # pixels of an image: a float copy of larger ones is avoided
 RANGE_ADVICE = "name the value that is white: max_value=1.0 for floats in 0..1, or 65535 for 16 bits"
@@ -26,7 +27,7 @@ RANGE_ADVICE = "name the value that is white: max_value=1.0 for floats in 0..1, 
 class Preprocess:
     """Crop, resize, and normalize to (x / 255 - mean) / std per channel.
 
-    `mean` and `std` of the 1 (gray) or 3 (RGB) `channels` are fractions of the pixel range. `crop_mode` makes an image
+    `mean` and `std` of the `channels` (1: gray, 3: RGB) are fractions of the pixel range. `crop_mode` makes an image
     square: center (crop) or squash (resize without keeping the aspect ratio). `crop_pct` is the side of the crop as a
     fraction of the image's shorter side, in (0, 1]. `interpolation` is antialiased when it shrinks. `max_value` is the
     value that is white in images of more than 8 bits per channel; None: that of each image, see `pixel_range`.
@@ -135,12 +136,13 @@ class Preprocess:
 
     def from_pil_unnormalized(self, image: Image.Image, size: int | None = None) -> tuple[Tensor, str]:
         """Preprocess like `from_pil`, without normalization: float pixels (1, channels, size, size) in 0..255."""
-        image = to_gray_or_rgb(image, self.max_value)
-        pixels = to_tensor(image, self.channels).unsqueeze(0)
-        source_channels = 1 if image.mode == "L" else 3
-        width, height = image.info.get(FULL_SIZE, image.size)
-        steps = [f"{width}x{height} {'gray' if source_channels == 1 else 'RGB'}"]
-        if source_channels != self.channels:
+        return self.from_decoded(from_pil(to_gray_or_rgb(image, self.max_value), self.channels), size)
+
+    def from_decoded(self, image: DecodedImage, size: int | None = None) -> tuple[Tensor, str]:
+        """Preprocess an image of `decode_pixels` like `from_pil_unnormalized`."""
+        pixels, (width, height) = image.pixels.unsqueeze(0), image.full_size
+        steps = [f"{width}x{height} {COLOR_NAMES.get(image.source_channels, f'{image.source_channels} channels')}"]
+        if image.source_channels != self.channels:
             steps.append("colors to gray" if self.channels == 1 else "gray repeated to 3 channels")
         cropped = self.center_crop(pixels)
         if cropped.shape != pixels.shape:

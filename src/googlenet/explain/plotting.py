@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from ..data.decode import to_display
 from ..evaluation.plots import legend_label, new_figure, style_axes, to_png
 from ..palette import GRAY, PALETTE, VERMILLION
 
@@ -78,7 +79,7 @@ def peak_positions(maps: Tensor, height: int, width: int) -> Tensor:
 def show_image(axis: Any, image: DisplayImage, gray: bool = False) -> None:
     """Draw an image in pixel coordinates; `gray` as the background of a map."""
     height, width = image.pixels.shape[-2:]
-    values = image.pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
+    values = np.atleast_3d(np.asarray(to_display(image.pixels.round().to(torch.uint8))))
     if values.shape[-1] == 1 or gray:
         values = values.mean(-1)
     axis.imshow(values, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), interpolation="nearest")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.accounting import Accounting
-from ..data.decode import ImageError, decode_image
+from ..data.decode import ImageError, decode_pixels
 from ..data.image_files import image_files
 from ..data.preprocess import Preprocess
 from ..evaluation.metrics import check_logits
@@ -121,8 +121,8 @@ def _load(path: str, preprocess: Preprocess, options: PredictOptions) -> _Loaded
     try:
         source, name = (sys.stdin.buffer.read(), "standard input") if path == STDIN else (Path(path), None)
         min_size = preprocess.min_decode_size(max(options.sizes))
-        image = decode_image(source, name, min_size, max_value=preprocess.max_value)
-        results = [preprocess.from_pil_unnormalized(image, size) for size in options.sizes]
+        image = decode_pixels(source, preprocess.channels, name, min_size, max_value=preprocess.max_value)
+        results = [preprocess.from_decoded(image, size) for size in options.sizes]
     except ImageError as error:
         is_url = "://" in path and not os.path.exists(path)
         return _LoadedImage([], "", f"{path}: a URL; download the image and name the file" if is_url else str(error))

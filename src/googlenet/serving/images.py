@@ -12,16 +12,27 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from ..data.decode import FULL_SIZE, ImageError, ImageTooLargeError, decode_image, decoded_size, to_tensor
+from ..data.decode import (
+    ARRAY_MODE,
+    FULL_SIZE,
+    ImageError,
+    ImageTooLargeError,
+    decode_image,
+    decoded_size,
+    to_display,
+    to_tensor,
+)
+from ..data.decode import decode_pixels as decode_file
 from ..data.preprocess import Preprocess
 from ..evaluation.predictor import round_to_uint8
 from .schemas import UploadedImage
 
 # Pillow reads more formats, some through external programs such as Ghostscript. Untrusted files must not reach those.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "NPY")
 
 # Bytes per pixel that decoding and resizing need at most, by Pillow's mode (measured: 5 to 9; 7 to 17).
 BYTES_PER_PIXEL, MAX_BYTES_PER_PIXEL = {"1": 10, "L": 10, "P": 10}, 18
+BYTES_PER_VALUE = 21  # of an image of other channels: 8 in the file at most, two float32 copies, uint8 and resized
 
 MIN_SIDE = 448  # smaller inputs are enlarged by an integer factor to at least this many pixels
 MAX_OPACITY = 0.75  # of the heatmap at its maximum
@@ -44,11 +55,11 @@ def decode_upload(
     """
     start = time.perf_counter()
     try:
-        decoded = decode_image(
-            image.data, image.name, preprocess.min_decode_size(max(sizes)), max_pixels=max_pixels, formats=FORMATS,
-            max_value=preprocess.max_value,
+        decoded = decode_file(
+            image.data, preprocess.channels, image.name, preprocess.min_decode_size(max(sizes)), max_pixels=max_pixels,
+            formats=FORMATS, max_value=preprocess.max_value,
         )  # fmt: skip
-        resized = [preprocess.from_pil_unnormalized(decoded, size) for size in sizes]
+        resized = [preprocess.from_decoded(decoded, size) for size in sizes]
     except ImageError as error:
         _reject(error)
     pixels = [round_to_uint8(pixels) if rounded else pixels for pixels, _ in resized]
@@ -87,6 +98,8 @@ class ImageHeader(NamedTuple):
     @property
     def decode_memory(self) -> int:
         """An upper bound of the bytes that decoding and resizing need."""
+        if self.mode.startswith(ARRAY_MODE):
+            return self.width * self.height * BYTES_PER_VALUE * int(self.mode.removeprefix(ARRAY_MODE))
         return self.width * self.height * BYTES_PER_PIXEL.get(self.mode, MAX_BYTES_PER_PIXEL)
 
 
@@ -123,8 +136,7 @@ def draw_heatmap(pixels: Tensor, values: Tensor) -> dict[str, str]:
     height, width = pixels.shape[-2:]
     factor = _display_size(max(height, width)) // max(height, width)
     size = (width * factor, height * factor)
-    rows = pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    image = Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows).convert("RGB")
+    image = to_display(pixels.round().clamp(0, 255).to(torch.uint8)).convert("RGB")
     image = image.resize(size, Image.Resampling.NEAREST)
     heatmap = _colorize(values, size)
     overlay = Image.alpha_composite(image.convert("RGBA"), heatmap).convert("RGB")

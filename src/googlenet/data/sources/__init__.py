@@ -28,6 +28,7 @@ __all__ = [
 
 Kind = Literal["classification", "multilabel", "detection"]
 ARCHIVE_SUFFIXES = (".7z", ".rar", ".gz")
+TORCHVISION = "googlenet.data.sources.torchvision_datasets"
 SEPARATOR = "::"  # between several paths or URLs of shards
 
 
@@ -39,6 +40,12 @@ def _absolute_path(location: str, root: str | None) -> str:
 
 def _absolute_file(location: str, root: str | None) -> str:
     return _absolute_path(location, root)  # A function of its own, because archives are an error for `_absolute_path`.
+
+
+def _absolute_if_path(location: str, root: str | None) -> str:
+    """Make a location absolute if it is a path that exists, or looks like one; otherwise it is a name."""
+    is_path = location.startswith(("/", ".", "~")) or Path(root or "", location).exists()
+    return _absolute_path(location, root) if is_path else location
 
 
 def _absolute_shards(location: str, root: str | None) -> str:
@@ -58,7 +65,7 @@ class Source(NamedTuple):
     `module`, which is imported on use, loads images for the task `kind`. `usage` are the forms ``NAME`` or
     ``NAME:LOCATION``. `make_absolute(location, root)` makes the paths in a location absolute, relative to `root`.
     `has_columns` if the `COLUMN_OPTIONS` apply. `multilabel` is the module with the ``load`` for any number
-    of labels per image, if there is one.
+    of labels per image, if there is one. `loader` is the function of `module`.
     """
 
     module: str
@@ -67,6 +74,7 @@ class Source(NamedTuple):
     make_absolute: Callable[[str, str | None], str] = lambda location, _: location
     has_columns: bool = False
     multilabel: str = ""
+    loader: str = "load"
 
     def supports(self, kind: Kind) -> bool:
         """Return whether the source has data for a task."""
@@ -88,6 +96,19 @@ SOURCES = {
         has_columns=True,
         multilabel="googlenet.data.sources.label_table",
     ),
+    "hf": Source(
+        "googlenet.data.sources.huggingface",
+        "classification",
+        ("hf:NAME", "hf:PATH"),
+        _absolute_if_path,
+        has_columns=True,
+    ),
+    "numpy": Source("googlenet.data.sources.numpy_file", "classification", ("numpy:FILE.npz",), _absolute_file),
+    "cifar10": Source(TORCHVISION, "classification", ("cifar10",), loader="load_cifar10"),
+    "cifar100": Source(TORCHVISION, "classification", ("cifar100",), loader="load_cifar100"),
+    "mnist": Source(TORCHVISION, "classification", ("mnist",), loader="load_mnist"),
+    "kmnist": Source(TORCHVISION, "classification", ("kmnist",), loader="load_kmnist"),
+    "emnist": Source(TORCHVISION, "classification", ("emnist:SPLIT",), loader="load_emnist"),
     "scenes": Source("googlenet.detection.data.scenes", "detection", ("scenes", "scenes:train=N,test=N,seed=N")),
     "coco": Source("googlenet.detection.data.coco", "detection", ("coco:PATH",), _absolute_path),
     "voc": Source("googlenet.detection.data.voc", "detection", ("voc:PATH",), _absolute_path),
@@ -131,7 +152,9 @@ def load_source(source: str, options: LoadOptions, kind: Kind) -> Any:
     location = entry.make_absolute(location, options.root)
     if entry.make_absolute is _absolute_path and _is_archive(Path(location)):
         raise ValueError(f"{location}: an archive; unpack it and give the path of the folder")
-    return import_module(entry.multilabel if kind == "multilabel" else entry.module).load(location, options)
+    if kind == "multilabel":
+        return import_module(entry.multilabel).load(location, options)
+    return getattr(import_module(entry.module), entry.loader)(location, options)
 
 
 def _is_archive(path: Path) -> bool:

@@ -15,7 +15,7 @@ import torch
 from ...files import missing_folder
 from ..accounting import Accounting
 from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
-from ..decode import ImageError, decode_image, decoded_size, printable, to_tensor
+from ..decode import ImageError, decode_pixels, decoded_size, printable
 from ..decoded import DecodedImages
 from ..image_files import Folder, scan_folder
 from ..lazy import ByteRanges, LazyImages
@@ -140,7 +140,7 @@ def full_images_fit(root: str, files: Files, options: LoadOptions) -> bool:
         with suppress(ImageError):
             width, height, mode = decoded_size(path, printable(path), options.full_size)
             factor = max(1, min(width, height) // (options.full_size or 1))
-            return width * height // factor**2 * (1 if mode == "L" else 3)
+            return width * height // factor**2 * (1 if mode == "L" else options.storage.channels)
         return 0
 
     # For a moment there are two copies.
@@ -157,7 +157,7 @@ def full_images_fit(root: str, files: Files, options: LoadOptions) -> bool:
 def _load_full(files: Files, options: LoadOptions, accounting: Accounting) -> LoadedSplit:
     """Decode all readable images at the size that random crops need."""
     images = _lazy_images(files, options)
-    native = 1 if options.channels == 1 else None
+    native = None if options.channels == 3 else options.channels  # gray images need a third of the memory
 
     def decode(index: int) -> torch.Tensor | ImageError:
         try:
@@ -191,10 +191,10 @@ def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) 
     def decode(path: Path) -> tuple[torch.Tensor, bool] | ImageError:
         try:
             min_size, max_value = storage.min_decode_size(), storage.max_value
-            image = decode_image(path, printable(path), min_size, max_value=max_value)
+            image = decode_pixels(path, storage.channels, printable(path), min_size, max_value=max_value)
         except ImageError as error:
             return error
-        return storage.to_uint8(to_tensor(image, storage.channels)), image.mode == "L"
+        return storage.to_uint8(image.pixels), image.source_channels == 1
 
     # Threads are enough, because Pillow decodes without the interpreter's lock; `map` keeps the order of the files.
     pool = ThreadPoolExecutor()

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from PIL import Image
 from torch import Tensor
 
 from ...data.accounting import Accounting, plural
+from ...data.decode import to_display
 
 
 class Tile(NamedTuple):
@@ -102,11 +102,10 @@ def _data_section(accounting: dict[str, Any] | None) -> list[Section]:
 
 
 def data_url(image: Tensor | bytes) -> str:
-    """Return a data URL of a PNG file, or of an image uint8 (1 or 3, h, w) that is encoded as one."""
+    """Return a data URL of a PNG file, or of an image uint8 (channels, h, w) that is encoded as one."""
     if isinstance(image, Tensor):
-        pixels = image.permute(1, 2, 0).contiguous().numpy()
         buffer = io.BytesIO()
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+        to_display(image).save(buffer, "PNG")
         image = buffer.getvalue()
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 

@@ -102,8 +102,8 @@ def load_options(recipe: Recipe) -> LoadOptions:
     return LoadOptions(
         root=data.root, validation=data.val_split, size=size,
         crop_mode=data.crop_mode, interpolation=data.interpolation or "bilinear", max_value=data.max_value,
-        on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed, in_memory=data.in_memory,
-        num_workers=data.num_workers, full_size=full_size if is_augmented else None,
+        channels=data.channels, on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed,
+        in_memory=data.in_memory, num_workers=data.num_workers, full_size=full_size if is_augmented else None,
         group_column=data.group_column, num_folds=data.num_folds, fold=data.fold,
         **{name: getattr(data, name) for name in COLUMN_OPTIONS},
     )  # fmt: skip

@@ -14,6 +14,7 @@ from ...data.batch_slice import split_batches
 from ...data.calibration import Calibration, select_calibration
 from ...data.dataset import Dataset, Split
 from ...data.loader import Batch, BatchSpec, eval_batch_size, evaluation_batches, training_batch
+from ...data.photometric import distorts_colors
 from ...data.preprocess import Preprocess
 from ...data.sources import load_dataset
 from ...evaluation.metrics import Predictions, classification_metrics, run_inference
@@ -137,6 +138,12 @@ def check_fit(recipe: Recipe, model: Network, data: Dataset) -> None:
 def build_augment(recipe: Recipe, data: Dataset, preprocess: Preprocess) -> Augment:
     """Return the recipe's augmentation; ValueError for a policy unknown to timm."""
     options = recipe.augment
+    augment = Augment(**vars(options), num_classes=len(data.classes))
+    if data.channels not in (1, 3) and (options.auto_augment or distorts_colors(augment)):
+        raise ValueError(
+            f"augment.auto_augment and photometric distortions are for gray and RGB images, not for {data.channels} "
+            "channels: unset them"
+        )
     if options.auto_augment:
         build_auto_augment(options.auto_augment, preprocess.size, preprocess.mean)
-    return Augment(**vars(options), num_classes=len(data.classes))
+    return augment
