@@ -39,6 +39,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "step_profile": training.step_profile,
     "load": training.load,
     "decoding": training.decoding,
+    "augmentation": training.augmentation,
     "finetune": training.finetune,
     "own_images": training.own_images,
     "plan_rules": training.plan_rules,

@@ -139,6 +139,16 @@ def test_tables_of_unmeasured_benchmarks() -> None:
     for part in ("| ours | torch float32 | 1 | 12.3 |", "0.8861 |", "**1.23** times", "1.10 to 1.50",
                  "Some CPU, 2 cores", "limited to AVX2", "2 threads"):  # fmt: skip
         assert part in text
+    speeds = {"plain": 300.5, "augmented": 290.1, "ratio": 0.965, "seconds_per_step": 0.2206}
+    run = {"seconds": 31.5, "memory_mb": 700, "memory_after_50_steps_mb": 701}
+    document = {
+        "throughput": [{"format": "png", "in_memory": True, "workers": 2, "loading": speeds, "training": speeds}],
+        "start": {"links": 200_000, "classes": 1000, "first": run, "second": {**run, "seconds": 9.0}},
+        "size": 96, "batch": 64, "cores": 2, "torch": "1",
+    }  # fmt: skip
+    text = update_docs.TABLES["augmentation"](document)
+    for part in ("| png | in memory | 2 | 300.5, 290.1, 0.965 |", "| second run | 9.0 | 700 | 701 |", "200,000 links"):
+        assert part in text
     hostile: Any = importlib.import_module("hostile_server")
     statuses = {"photos": Counter({"200": 3, "503": 1}), "tensors": Counter({"422": 5})}
     health = {"latencies": [0.001] * 99 + [0.1], "failures": []}

@@ -94,6 +94,28 @@ def decoding(result: Result) -> str:
     )
 
 
+def augmentation(result: Result) -> str:
+    """Format loading and training with and without augmentation, and the start on a large folder."""
+    header = ["files", "images", "worker processes", "loading, images/s: plain, augmented, ratio",
+              "training, images/s: plain, augmented, ratio", "seconds per augmented step"]  # fmt: skip
+    rows: list[list[object]] = []
+    for row in result["throughput"]:
+        speeds = [
+            f"{row[kind]['plain']}, {row[kind]['augmented']}, {row[kind]['ratio']}" for kind in ("loading", "training")
+        ]
+        where = "in memory" if row["in_memory"] else "on disk"
+        rows.append([row["format"], where, row["workers"], *speeds, row["training"]["seconds_per_step"]])
+    start, runs = result["start"], []
+    for name in ("first", "second"):
+        runs.append([f"{name} run", start[name]["seconds"], start[name]["memory_mb"],
+                     start[name]["memory_after_50_steps_mb"]])  # fmt: skip
+    columns = ["start", "seconds to the first step", "memory after it, MB", "memory after 50 more steps, MB"]
+    return (
+        f"{table(header, rows)}\n\n{table(columns, runs)}\n\n{result['size']} px, batches of {result['batch']}; start: "
+        f"{start['links']:,} links in {start['classes']:,} classes; {result['cores']} cores, torch {result['torch']}."
+    )
+
+
 def finetune(result: Result) -> str:
     """Format every seed, mean and standard deviation."""
     rows = [

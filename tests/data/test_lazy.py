@@ -1,6 +1,7 @@
 """Lazily decoded images equal those in memory, whichever process decodes them."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -206,9 +207,9 @@ def test_unreadable_files_are_skipped_or_raise(tmp_path: Path, own_cache: Path) 
     reasons = {reason: exclusion.examples[0] for (_, reason), exclusion in lazy.accounting.excluded.items()}
     assert reasons["damaged image"].startswith(f"{broken}: ") and len(reasons) == 2
     assert reasons["not an image in a format that Pillow reads"] == str(tmp_path / "p/b/text.png")
-    assert lazy.skipped == in_memory.skipped
+    assert sorted(lazy.skipped) == sorted(in_memory.skipped)
     assert lazy.train.names == in_memory.train.names
-    with pytest.raises(ImageError, match="03.jpg"):
+    with pytest.raises(ImageError, match="b/text.png"):
         load(tmp_path / "p", on_error="raise")
     assert any((own_cache / "checked").iterdir())
 
@@ -322,11 +323,88 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_num_workers() == 0
 
 
+def test_without_a_check_a_damaged_image_is_replaced_when_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next image is shown with its own label, by every process, and is named once."""
+    root = tree(tmp_path / "p", 6)
+    results = []
+    for name in ("a/02.png", "a/03.png", "b/05.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:-60])
+    for num_workers in (0, 2):
+        data = load(root, validation=0, check=False, num_workers=num_workers)
+        names, images = data.train.names, data.train.images
+        assert isinstance(images, LazyImages) and len(names) == 12
+        spec = full_batch_spec(12, 12, step=0, size=24, seed=5)
+        batch = training_batch(data.train, Preprocess(24, 3, (0.0,) * 3, (1.0,) * 3), Augment(), spec)
+        results.append(batch)
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(11 * 1_000_000_007))
+        shown = [{2: 4, 3: 4, 11: 0}.get(index, index) for index in order.tolist()]
+        assert torch.equal(batch.labels, data.train.labels[shown])
+        expected = images.read(torch.tensor(shown)).float() / 255
+        assert torch.equal(batch.images, expected)
+        assert set(data.accounting.replaced) == {names[2], names[3], names[11]}
+        assert len(capsys.readouterr().err.splitlines()) == 3, "each is named once"
+        (line,) = [line for line in data.accounting.lines() if "3 images could not be read in training" in line]
+        assert all(f"{names[index]}: damaged image (" in line for index in (2, 3, 11))
+    assert torch.equal(results[0].images, results[1].images)
+
+
+def test_held_out_images_are_checked_and_are_the_same_in_every_mode(tmp_path: Path) -> None:
+    """Otherwise an evaluation would see training images."""
+    root = tree(tmp_path / "p", 12)
+    for name in ("a/03.png", "a/07.png", "b/01.png", "b/09.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:-60])
+    (root / "b" / "00.png").write_text("no image")
+    options = ({"in_memory": True}, {}, {"check": False}, {"check": False, "full_size": 40},
+               {"in_memory": True, "full_size": 40})  # fmt: skip
+    loaded = [load(root, **each) for each in options]
+    names = {tuple(data.validation.names) for data in loaded}
+    assert len(names) == 1 and 4 <= len(next(iter(names))) <= 6
+    damaged = {str(root / name) for name in ("a/03.png", "a/07.png", "b/01.png", "b/09.png")}
+    for data, each in zip(loaded, options, strict=True):
+        assert not damaged & set(data.validation.names)
+        assert bool(damaged & set(data.train.names)) == ("check" in each)
+        expected = len(data.train) + len(data.validation)
+        assert data.accounting.used["file"] == expected and data.accounting.num_excluded("file") == 24 - expected
+
+
+def test_an_image_that_can_be_read_again_has_its_own_label(tmp_path: Path) -> None:
+    """As after a failure of a network file system."""
+    data = load(tree(tmp_path / "p", 3), validation=0, check=False, num_workers=0).train
+    path, indices = Path(data.names[2]), torch.tensor([2, 0])
+    content = path.read_bytes()
+    path.unlink()
+    next(data.pixels([indices]))
+    assert torch.equal(data.labels_of(indices), data.labels[[3, 0]])
+    path.write_bytes(content)
+    (pixels,) = data.pixels([indices])
+    assert torch.equal(data.labels_of(indices), data.labels[[2, 0]])
+    assert torch.equal(pixels, data.images.read(indices))  # type: ignore[union-attr]
+
+
+def test_unreadable_images_in_use_are_errors_if_they_must_be_or_if_all_are(tmp_path: Path) -> None:
+    root = tree(tmp_path / "p", 4)
+    strict = load(root, validation=0, check=False, on_error="raise", num_workers=0).train
+    data = load(root, validation=0, check=False, num_workers=0).train
+    path = Path(data.names[3])
+    path.unlink()
+    with pytest.raises(ImageError, match="a/03.png: no such file$"):
+        strict.images.read(torch.arange(8))  # type: ignore[union-attr]
+    for name in data.names:
+        Path(name).unlink(missing_ok=True)
+    with pytest.raises(ImageError, match="00.png: no such file; nor can any of the 7 images after it be read$"):
+        data.images.read(torch.arange(8))  # type: ignore[union-attr]
+
+
 @pytest.mark.slow
 def test_a_resumed_run_has_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in the middle of an epoch, while two workers decode the next batches."""
     tree(tmp_path / "p", 20, "jpg", factor=2)
+    damaged = tmp_path / "p" / "a" / "07.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:-300])
     flags = [
+        "--augment.min_crop_scale=0.08", "--augment.random_interpolation=true", "--augment.hue=0.1",
         "--model.name=googlenet_d2l", f"--data.source=folder:{tmp_path / 'p'}", "--data.in_memory=false",
         "--data.val_split=0.1", "--size.train=24", "--batch_size=4", "--epochs=4", "--data.num_workers=2",
         "--model.dropout=0.3", "--device=cpu", "--model.width_mult=0.25",
@@ -346,6 +424,10 @@ def test_a_resumed_run_has_the_same_weights(tmp_path: Path, monkeypatch: pytest.
     )  # fmt: skip
     assert full_weights.keys() == resumed_weights.keys()
     assert all(torch.equal(full_weights[key], resumed_weights[key]) for key in full_weights)
+    for run, output in (("full", full.err), ("cut", resumed.err)):
+        assert list(json.loads((tmp_path / run / "replaced_images.json").read_text())) == [str(damaged)]
+        assert "1 image could not be read in training, others were shown instead" in output
+        assert "1 image could not be read in training" in (tmp_path / run / "report.html").read_text()
 
 
 @pytest.mark.slow

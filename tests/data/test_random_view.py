@@ -113,7 +113,11 @@ def test_interpolations(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "augment", [PAPER, Augment(auto_augment="rand-m7-mstd0.5", flip="alternating")], ids=["crops", "policy"]
+    "augment",
+    [
+        pytest.param(PAPER, id="crops"),
+        pytest.param(Augment(auto_augment="rand-m7-mstd0.5", flip="alternating"), id="policy", marks=pytest.mark.slow),
+    ],
 )
 def test_views_are_those_of_every_number_of_workers_and_storage(tmp_path: Path, augment: Augment, cache: Path) -> None:
     root, steps = tree(tmp_path / "p", suffix="jpg"), [0, 1, 2, 3, 7, 1]

@@ -193,7 +193,7 @@ def test_batches_arrive_with_little_shared_memory(free: int, tmp_path: Path, mon
     expected = [images.read(each) for each in indices]
     for pixels, other in zip(images.batches(indices), expected, strict=True):
         assert torch.equal(pixels, other)
-    sent = lazy._read_or_message(images, [3, 0, 5])
+    sent, _ = lazy._Requested(images)[lazy.ImageRequest(indices[0])]
     assert isinstance(sent, torch.Tensor if free == 10**12 else np.ndarray)
 
 

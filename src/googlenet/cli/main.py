@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "summary": Command("googlenet.cli.summary", "Show the layers, parameters and operations of a network."),
     "download": Command("googlenet.cli.download", "Download a data set."),
     "scenes": Command("googlenet.cli.scenes", "Generate images with labeled boxes to train detectors on."),
+    "check": Command("googlenet.cli.check", "Decode every image of a data set, and report what is usable."),
     "train": Command("googlenet.cli.train", "Train a network as a recipe says."),
     "tune": Command("googlenet.cli.tune", "Search for better values of a recipe within a time."),
     "ensemble": Command("googlenet.cli.ensemble", "Train several networks whose predictions are averaged."),

@@ -25,12 +25,16 @@ class Accounting:
 
     `used` counts the items in use, `excluded` the others by kind and reason. `notes` are facts about the source that
     are not about single items, such as held out images. If it is `strict`, the first invalid item raises ImageError.
+    `unreadable` has all images that are excluded because they cannot be read, and why, by name.
+    `replaced` has the images that could not be read during training, and why, by name; others were shown instead.
     """
 
     used: Counter[str] = field(default_factory=Counter)
     excluded: defaultdict[tuple[str, str], Exclusion] = field(default_factory=lambda: defaultdict(Exclusion))
     notes: list[str] = field(default_factory=list)
     strict: bool = False
+    unreadable: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
 
     def use(self, kind: str, count: int = 1) -> None:
         """Count items that are used."""
@@ -56,7 +60,7 @@ class Accounting:
         """
         if self.strict:
             raise ImageError(message if message.startswith(name) else f"{name}: {message}")
-        text = message.removeprefix(f"{name}: ")
+        text = self.unreadable[name] = message.removeprefix(f"{name}: ")
         if match := re.fullmatch(r"(damaged image) \((.*)\)|(?s:(\d+x\d+|its) (pixels are more than .*))", text):
             reason, detail = match[1] or match[4], match[2] or match[3]
             self.exclude(kind, reason, f"{name}: {detail}")
@@ -92,7 +96,7 @@ class Accounting:
         lines = [_describe(kind, reason, exclusion) for (kind, reason), exclusion in ordered[:MAX_REASONS]]
         if rest := [exclusion.count for _, exclusion in ordered[MAX_REASONS:]]:
             lines.append(f"{sum(rest):,} more excluded for {len(rest)} other reasons, which environment.json lists")
-        return [*lines, *self.notes]
+        return [*lines, *self.notes, *describe_replaced(self.replaced)]
 
     def reasons(self, count: int = 3) -> str:
         """Return the most frequent reasons for an error message, or an empty string."""
@@ -109,10 +113,20 @@ class Accounting:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Accounting":
         """Create from the values of `to_dict`."""
-        result = cls(Counter(values["used"]), notes=list(values["notes"]))
+        result = cls(Counter(values["used"]), notes=list(values["notes"]), replaced=dict(values.get("replaced", {})))
         for item in values["excluded"]:
             result.excluded[item["kind"], item["reason"]] = Exclusion(item["count"], list(item["examples"]))
         return result
+
+
+def describe_replaced(replaced: dict[str, str]) -> list[str]:
+    """Return a line with the number of images that were replaced in training, and the first names; none for none."""
+    if not replaced:
+        return []
+    examples = ", ".join(f"{name}: {reason}" for name, reason in list(replaced.items())[:MAX_EXAMPLES])
+    more = ", ..." if len(replaced) > MAX_EXAMPLES else ""
+    items = f"{len(replaced):,} {plural('image', len(replaced))}"
+    return [f"{items} could not be read in training, others were shown instead ({examples}{more})"]
 
 
 def plural(kind: str, count: int) -> str:

@@ -30,9 +30,12 @@ def select_calibration(split: Split, preprocess: Preprocess) -> Calibration:
     num_bytes = preprocess.channels * preprocess.size**2
     selected = split.subsample(max(1, min(MAX_IMAGES, MAX_BYTES // num_bytes)))
     batches = torch.split(torch.arange(len(selected.labels)), 50)
-    pixels = (preprocess.resize(preprocess.center_crop(part), preprocess.size) for part in selected.pixels(batches))
-    images = torch.cat([part.round().clamp(0, 255).to("cpu", torch.uint8) for part in pixels])
-    return Calibration(images, selected.labels.cpu())
+    images, labels = [], []
+    for indices, pixels in zip(batches, selected.pixels(batches), strict=True):
+        resized = preprocess.resize(preprocess.center_crop(pixels), preprocess.size)
+        images.append(resized.round().clamp(0, 255).to("cpu", torch.uint8))
+        labels.append(selected.labels_of(indices).cpu())
+    return Calibration(torch.cat(images), torch.cat(labels))
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> dict[str, Any]:

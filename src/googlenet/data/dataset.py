@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .accounting import Accounting
 from .disk_cache import cached_json
-from .image_checks import check_images, find_max_value, pixel_statistics
+from .image_checks import CheckOptions, check_images, find_max_value, pixel_statistics
 from .lazy import ByteRanges, LazyImages, default_num_workers, index_batches
 from .preprocess import CropMode, Interpolation, Preprocess
 
@@ -79,6 +79,11 @@ class Split:
         if self.images.decoded is None or not len(self):
             return replace(self, images=images)
         return replace(self, images=torch.cat(list(images.batches(index_batches(len(self), READ_BATCH)))))
+
+    def labels_of(self, indices: Tensor) -> Tensor:
+        """Return the labels of the last batch, the images with int64 `indices` (n,): of those that were shown."""
+        shown = self.images.resolve(indices) if isinstance(self.images, LazyImages) else indices
+        return self.labels[shown.to(self.labels.device, non_blocking=self.labels.device.type == "cuda")]
 
     def pixels(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each int64 tensor of indices in `batches`: uint8 (len(indices), channels, h, w)."""
@@ -156,6 +161,8 @@ class LoadOptions:
         group_column: column (`Split.columns`) with groups of images that are held out, or in a fold, together.
         num_folds: folds for cross-validation; unset: none.
         fold: the fold, from 0 on, that is the validation split; unset: no validation split.
+        check: decode every image on disk once, to exclude damaged ones. Without it, only headers and held-out images
+            are checked, and a damaged training image is replaced by another one when it is used.
     """
 
     root: str | None = None
@@ -179,6 +186,7 @@ class LoadOptions:
     group_column: str | None = None
     num_folds: int | None = None
     fold: int | None = None
+    check: bool = True
 
     @property
     def workers(self) -> int:
@@ -210,22 +218,67 @@ class LoadOptions:
 
 
 class LoadedSplit(NamedTuple):
-    """The usable images of a split, and whether all are gray."""
+    """The images of a split, and whether all are gray; `damaged` (n,) marks images that could not be decoded.
+
+    `kind` and `cache_key` are what the split's images are called and checked under. Damaged images are removed after
+    the validation images are held out: these are then the same whether the images are decoded at the start or later.
+    """
 
     split: Split
     all_gray: bool
+    kind: str = "file"
+    cache_key: str = ""
+    damaged: Tensor | None = None
+
+    @property
+    def usable(self) -> Tensor:
+        """Return which images are not known to be damaged: bool (n,)."""
+        return torch.ones(len(self.split), dtype=torch.bool) if self.damaged is None else ~self.damaged
+
+
+def check_headers(split: Split, kind: str, cache_key: str, accounting: Accounting) -> LoadedSplit:
+    """Return a split of `LazyImages` without images that are unusable by their headers.
+
+    Images that turn out to be damaged when they are decoded are replaced by others, or raise ImageError if
+    `accounting` is strict.
+    """
+    assert isinstance(split.images, LazyImages)
+    images = replace(split.images, strict=accounting.strict, unreadable=accounting.replaced)
+    # Files of more channels are no images whose headers Pillow reads.
+    decode = images.preprocess.channels not in (1, 3)
+    loaded = _without_unusable(replace(split, images=images), kind, cache_key, accounting, decode=decode)
+    accounting.use(kind, len(loaded.split))
+    return loaded
 
 
 def drop_unusable_images(split: Split, kind: str, cache_key: str, accounting: Accounting) -> LoadedSplit:
-    """Return a split of `LazyImages` without unusable images, which are excluded in `accounting` as items of `kind`."""
+    """Return a split of `LazyImages` without images that cannot be decoded."""
+    loaded = _without_unusable(split, kind, cache_key, accounting, decode=True)
+    accounting.use(kind, len(loaded.split))
+    return loaded
+
+
+def drop_damaged(loaded: LoadedSplit, accounting: Accounting) -> Split:
+    """Return a split for evaluation, without damaged images: those of `LazyImages` are decoded once and excluded."""
+    split = loaded.split if loaded.damaged is None else loaded.split.select(loaded.usable)
+    if not isinstance(split.images, LazyImages) or split.images.decoded is not None:
+        return split
+    checked = _without_unusable(split, loaded.kind, loaded.cache_key, accounting, decode=True).split
+    accounting.used[loaded.kind] -= len(split) - len(checked)
+    assert isinstance(checked.images, LazyImages)
+    return replace(checked, images=replace(checked.images, strict=True))
+
+
+def _without_unusable(split: Split, kind: str, cache_key: str, accounting: Accounting, *, decode: bool) -> LoadedSplit:
+    """Exclude the unusable images of a split of `LazyImages` in `accounting`, as items of `kind`."""
     assert isinstance(split.images, LazyImages)
-    usable, gray, errors = check_images(
-        split.images.ranges, split.names, cache_key, accounting.strict, split.images.preprocess.channels
-    )
+    ranges, channels = split.images.ranges, split.images.preprocess.channels
+    options = CheckOptions(accounting.strict, channels, decode)
+    usable, gray, errors = check_images(ranges, split.names, cache_key, options)
     for index, message in errors.items():
         accounting.exclude_unreadable(kind, message, split.names[index])
-    accounting.use(kind, int(usable.sum()))
-    return LoadedSplit(split.select(torch.from_numpy(usable)), bool(gray[usable].all()))
+    selected = split if usable.all() else split.select(torch.from_numpy(usable))
+    return LoadedSplit(selected, bool(gray[usable].all()), kind, cache_key)
 
 
 def read_into_memory(split: Split) -> Split:
@@ -251,23 +304,35 @@ def build_dataset(
 
     Unless `options` set the channels, the images become gray if all are.
     """
-    splits = {name: item.split for name, item in loaded.items()}
     if options.channels is None and all(item.all_gray for item in loaded.values()):
-        splits = {name: split.gray() for name, split in splits.items()}
-    if not splits["validation"] and options.validation:
-        total = len(splits["train"])
-        splits["train"], held_out_split = stratified_split(splits["train"], options.validation, options.seed)
-        splits["validation"] = held_out_split.stored()
-        held_out = f"{len(splits['validation']):,} of the {total:,} training images are held out"
-        reason = "" if splits["validation"] else ", because no class has two"
-        accounting.notes.append(f"no validation images: {held_out}{reason}")
+        loaded = {name: item._replace(split=item.split.gray()) for name, item in loaded.items()}
+    splits = {name: drop_damaged(item, accounting) for name, item in loaded.items() if name != "train"}
+    splits["train"], held_out = _hold_out(loaded["train"], not splits["validation"], options)
+    if options.check:
+        splits["train"] = drop_damaged(loaded["train"]._replace(split=splits["train"], damaged=None), accounting)
+    if held_out is not None:
+        held_out_split = loaded["train"]._replace(split=held_out.stored(), damaged=None)
+        splits["validation"] = drop_damaged(held_out_split, accounting)
+        count, total = len(splits["validation"]), len(splits["train"]) + len(splits["validation"])
+        reason = "" if count else ", because no class has two"
+        accounting.notes.append(
+            f"no validation images: {count:,} of the {total:,} training images are held out{reason}"
+        )
     # Some sources have no training images, only images to evaluate on.
-    measured = next((split for split in splits.values() if split), splits["train"])
+    measured = next((splits[name] for name in ("train", "validation", "test") if splits[name]), splits["train"])
     mean, std = pixel_statistics(measured.images)
     return Dataset(
         source, classes, splits["train"], splits["validation"], splits["test"], mean, std, accounting,
         max_value=options.max_value,
     )  # fmt: skip
+
+
+def _hold_out(train: LoadedSplit, needed: bool, options: LoadOptions) -> tuple[Split, Split | None]:
+    """Return the training images and, if `needed` and the options hold out any, the validation images."""
+    if needed and options.validation:
+        is_held_out = held_out_mask(train.split.labels, options.validation, options.seed)
+        return train.split.select(~is_held_out & train.usable), train.split.select(is_held_out & train.usable)
+    return (train.split if train.damaged is None else train.split.select(train.usable)), None
 
 
 def num_validation(count: int, validation: float) -> int:
@@ -282,12 +347,18 @@ def num_validation(count: int, validation: float) -> int:
 
 
 def stratified_split(split: Split, validation: float, seed: int) -> tuple[Split, Split]:
-    """Hold out validation images in proportion to the classes; return (training, validation).
+    """Hold out validation images in proportion to the classes, see `held_out_mask`; return (training, validation)."""
+    mask = held_out_mask(split.labels, validation, seed)
+    return split.select(~mask), split.select(mask)
+
+
+def held_out_mask(labels: Tensor, validation: float, seed: int) -> Tensor:
+    """Return which images to hold out for validation, in proportion to the classes `labels` int64 (n,): bool (n,).
 
     `validation` is a count, or a fraction below 1, which holds out at least one image of each class that has two. The
     last image of a class always stays in training. Raises ValueError if no training images would remain.
     """
-    labels, count = split.labels, num_validation(len(split), validation)
+    count = num_validation(len(labels), validation)
     if validation < 1:
         count = max(count, int((torch.bincount(labels) > 1).sum()))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -301,5 +372,4 @@ def stratified_split(split: Split, validation: float, seed: int) -> tuple[Split,
         rank[members[-1:]] = 2.0
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[rank.argsort(stable=True)[:count]] = True
-    mask &= rank < 2.0
-    return split.select(~mask), split.select(mask)
+    return mask & (rank < 2.0)

@@ -53,6 +53,7 @@ TRANSPOSE_METHODS: dict[Any, Image.Transpose] = dict(enumerate(
 SWAPPING_METHODS = [TRANSPOSE_METHODS[orientation] for orientation in range(5, 9)]  # These swap width and height.
 FULL_SIZE = "full_size"
 ARRAY_MODE = "channels:"
+GRAY_MODES = ("1", "L", "LA", "La", "F")  # and those that start with I
 HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or install pillow-heif"
 HEIF_HEADER = re.compile(rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -204,6 +205,12 @@ def decoded_size(
             image.draft(None, (min_size, min_size))
         mode = f"{ARRAY_MODE}{image.num_channels}" if isinstance(image, ArrayImage) else image.mode
         return image.width, image.height, mode
+
+
+def is_gray(source: Path | bytes, name: str) -> bool:
+    """Return whether `decode_image` decodes a file to gray, from its header; raises the exceptions of `open_image`."""
+    with open_image(source, name) as image:
+        return image.mode in GRAY_MODES or image.mode.startswith("I")
 
 
 @contextmanager

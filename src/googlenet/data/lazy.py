@@ -30,6 +30,7 @@ from .random_view import RandomView
 
 PREFETCH_FACTOR = 2  # batches per worker that are decoded ahead
 MAX_WORKERS = 16
+MAX_FAILURES = 100  # images in a row that cannot be read: the disk is gone
 MIN_SHARED_MEMORY = 2**20  # bytes for the semaphores of the workers
 CPU = torch.device("cpu")
 
@@ -64,14 +65,15 @@ class ByteRanges(NamedTuple):
             files, file, np.concatenate((self.start, other.start)), np.concatenate((self.size, other.size))
         )
 
-    def read(self, index: int) -> bytes:
-        """Read an encoded image; ImageError if that is impossible."""
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        """Read an encoded image, or its first `limit` bytes; ImageError if that is impossible."""
         path = os.fsdecode(bytes(self.files[self.file[index]]))
         try:
             # Buffered: a raw read may return fewer bytes, for example on network file systems.
             with open(path, "rb") as file:
                 file.seek(int(self.start[index]))
-                return file.read(int(self.size[index]))
+                size = int(self.size[index])
+                return file.read(size if limit is None else min(size, limit) if size >= 0 else limit)
         except OSError as error:
             raise image_error(error, path) from None
 
@@ -79,11 +81,12 @@ class ByteRanges(NamedTuple):
         """Return an image's path, or its bytes if the file contains several."""
         return self.read(index) if self.size[index] >= 0 else Path(os.fsdecode(bytes(self.files[self.file[index]])))
 
-    def is_jpeg(self, index: int) -> bool:
-        """Return whether the first bytes are those of a JPEG."""
+    def has_8_bits(self, index: int) -> bool:
+        """Return whether the first bytes say that an image has at most 8 bits per channel: JPEG, and most PNGs."""
         with suppress(OSError), open(os.fsdecode(bytes(self.files[self.file[index]])), "rb", buffering=0) as file:
             file.seek(int(self.start[index]))
-            return file.read(2) == b"\xff\xd8"
+            head = file.read(25)
+            return head[:2] == b"\xff\xd8" or (head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:] <= b"\x08")
         return False
 
     def name(self, index: int) -> str:
@@ -113,6 +116,21 @@ class ImageRequest(NamedTuple):
     view: RandomView | None = None
 
 
+class Failure(NamedTuple):
+    """The index of an image that cannot be read, the message of its ImageError, and the index that is shown instead."""
+
+    number: int
+    message: str
+    replacement: int
+
+
+class ReadBatch(NamedTuple):
+    """Images uint8 (n, channels, h, w), and those among them that were replaced."""
+
+    pixels: Tensor
+    failures: list[Failure]
+
+
 @dataclass
 class LazyImages:
     """Images with the interface of a uint8 tensor (n, channels, size, size), processed when they are needed.
@@ -121,6 +139,10 @@ class LazyImages:
     processes work ahead; with 0 the calling process does everything. The pixels do not depend on their number.
     `full_size` is the shorter side, in pixels, that random views of the full images need; None: only center crops are
     needed. `decoded` has the full images if they are in memory.
+
+    An image that cannot be read raises ImageError if the images are `strict`. Otherwise the next image that can be read
+    is shown instead, which does not depend on anything else, so that every process and every resumed run does the
+    same. `resolve` returns its index; `unreadable` has the messages by name.
     """
 
     ranges: ByteRanges
@@ -129,8 +151,12 @@ class LazyImages:
     device: torch.device = CPU
     full_size: int | None = None
     decoded: DecodedImages | None = None
+    strict: bool = True
+    unreadable: dict[str, str] = field(default_factory=dict)
+    # The images that are shown instead of others in the last batch, by index.
+    _replacements: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     # The batches of `fetch` that are decoded ahead, and their requests.
-    _prefetched: tuple[Iterator[Tensor], Iterator[ImageRequest]] | None = field(default=None, init=False, repr=False)
+    _prefetched: tuple[Iterator[ReadBatch], Iterator[ImageRequest]] | None = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ranges.file)
@@ -157,14 +183,53 @@ class LazyImages:
 
     def read(self, indices: Tensor, view: RandomView | None = None) -> Tensor:
         """Return images, or views of them, on the CPU; ImageError with the name of a missing or damaged file."""
-        images = map(self.read_full, indices.tolist())
+        return self._note(self._read(ImageRequest(indices, view)))
+
+    def _read(self, request: ImageRequest) -> ReadBatch:
+        indices, view = request
+        failures: list[Failure] = []
+        images = (self._read_or_replace(index, failures) for index in indices.tolist())
         if view:
-            return view.render(images, indices)
+            return ReadBatch(view.render(images, indices), failures)
         channels, size = self.preprocess.channels, self.preprocess.size
         pixels = torch.empty(len(indices), channels, size, size, dtype=torch.uint8)
         for position, image in enumerate(images):
             pixels[position] = self.preprocess.to_uint8(image)
-        return pixels
+        return ReadBatch(pixels, failures)
+
+    def _read_or_replace(self, index: int, failures: list[Failure]) -> Tensor:
+        """Return an image, or the next one that can be read, which is added to `failures`."""
+        messages = []
+        for replacement in (number % len(self) for number in range(index, index + min(MAX_FAILURES, len(self)))):
+            try:
+                image = self.read_full(replacement)
+            except ImageError as error:
+                if self.strict:
+                    raise
+                messages.append(str(error))
+            else:
+                numbers = [number % len(self) for number in range(index, index + len(messages))]
+                failures += [Failure(*item, replacement) for item in zip(numbers, messages, strict=True)]
+                return image
+        raise ImageError(f"{messages[0]}; nor can any of the {len(messages) - 1} images after it be read")
+
+    def _note(self, batch: ReadBatch) -> Tensor:
+        """Record the failures of a batch, name new ones on standard error, and return the images."""
+        # An image that failed in an earlier batch, on a network file system for example, may be readable now.
+        self._replacements = {failure.number: failure.replacement for failure in batch.failures}
+        for failure in batch.failures:
+            name = self.ranges.name(failure.number)
+            if name not in self.unreadable:
+                print(f"{failure.message}; shown instead: {self.ranges.name(failure.replacement)}", file=sys.stderr)
+                self.unreadable[name] = failure.message.removeprefix(f"{name}: ")
+        return batch.pixels
+
+    def resolve(self, indices: Tensor) -> Tensor:
+        """Return the indices of the images that were shown for `indices` (n,), which are of the last batch."""
+        if not self._replacements:
+            return indices
+        shown = [self._replacements.get(index, index) for index in indices.tolist()]
+        return torch.tensor(shown, dtype=indices.dtype, device=indices.device)
 
     def read_full(self, index: int) -> Tensor:
         """Return an image before it is cropped and resized: uint8 (channels, h, w)."""
@@ -180,15 +245,16 @@ class LazyImages:
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each tensor of indices in `batches` (which may be endless), decoded ahead."""
-        return self._process(ImageRequest(indices) for indices in batches)
+        return map(self._note, self._process(ImageRequest(indices) for indices in batches))
 
-    def _process(self, requests: Iterable[ImageRequest]) -> Iterator[Tensor]:
+    def _process(self, requests: Iterable[ImageRequest]) -> Iterator[ReadBatch]:
         images = replace(self)  # A copy without prefetched batches: these must not refer to themselves.
         if self.num_workers and free_shared_memory() >= MIN_SHARED_MEMORY:
             return _prefetch(images, requests)
         if self.num_workers:
             _warn_of_no_workers()
-        return (images.read(*request).to(images.device) for request in requests)
+        results = map(images._read, requests)
+        return (result._replace(pixels=result.pixels.to(images.device)) for result in results)
 
     def fetch(self, request: ImageRequest, upcoming: Iterator[ImageRequest]) -> Tensor:
         """Return images on the device, and process those of `upcoming` ahead.
@@ -201,9 +267,9 @@ class LazyImages:
             requested, announcements = itertools.tee(itertools.chain([request], upcoming))
             prefetched = self._process(requested), announcements
             next(announcements)
-        pixels = next(prefetched[0])
+        batch = next(prefetched[0])
         self._prefetched = prefetched
-        return pixels
+        return self._note(batch)
 
 
 def _is_same(first: ImageRequest, second: ImageRequest) -> bool:
@@ -222,22 +288,22 @@ def default_num_workers() -> int:
     return 0 if share < 2 else min(share, MAX_WORKERS)
 
 
-class _Requested(Dataset[Tensor | NDArray[np.uint8] | str]):
-    """What a worker process returns for a request: pixels, or the message of an ImageError."""
+class _Requested(Dataset[tuple[Tensor | NDArray[np.uint8], list[Failure]] | str]):
+    """What a worker process returns for a request: pixels and failures, or the message of an ImageError."""
 
     def __init__(self, images: LazyImages):
         self.images = images
 
-    def __getitem__(self, request: ImageRequest) -> Tensor | NDArray[np.uint8] | str:
+    def __getitem__(self, request: ImageRequest) -> tuple[Tensor | NDArray[np.uint8], list[Failure]] | str:
         # An exception would arrive with the worker's traceback in its message.
         try:
-            pixels = self.images.read(*request)
+            pixels, failures = self.images._read(request)
         except ImageError as error:
             return str(error)
         # PyTorch sends tensors in shared memory. If it is full, the batch is lost and training waits forever; arrays
         # are sent through a pipe. All workers may have checked the free space before one of them uses it.
         enough = free_shared_memory() > (self.images.num_workers + 1) * pixels.nbytes
-        return pixels if enough else pixels.numpy()
+        return (pixels if enough else pixels.numpy()), failures
 
 
 @cache
@@ -255,7 +321,7 @@ def free_shared_memory() -> float:
     return status.f_bavail * status.f_frsize
 
 
-def _prefetch(images: LazyImages, requests: Iterable[ImageRequest]) -> Iterator[Tensor]:
+def _prefetch(images: LazyImages, requests: Iterable[ImageRequest]) -> Iterator[ReadBatch]:
     pinned = images.device.type == "cuda"
     loader = DataLoader(
         _Requested(images),
@@ -273,10 +339,11 @@ def _prefetch(images: LazyImages, requests: Iterable[ImageRequest]) -> Iterator[
     # At exit, Python would wait forever for workers that were not shut down. Hooks run in reverse order: this first.
     atexit.register(iterator._shutdown_workers)
     try:
-        for pixels in iterator:
-            if isinstance(pixels, str):
-                raise ImageError(pixels)
-            yield torch.as_tensor(pixels).to(images.device, non_blocking=pinned)
+        for result in iterator:
+            if isinstance(result, str):
+                raise ImageError(result)
+            pixels, failures = result
+            yield ReadBatch(torch.as_tensor(pixels).to(images.device, non_blocking=pinned), failures)
     except RuntimeError as error:
         if "worker" not in str(error):
             raise

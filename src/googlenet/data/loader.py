@@ -175,7 +175,7 @@ def _augmented_batch(
         images = transforms.rotate90(images, draw(ROTATION))
     images = transforms.translate(images, augment.translate, generator, part)
     images = transforms.cutout(images, augment.cutout, generator, part)
-    labels = split.labels[transforms.copy_to(split.labels.device, indices)]
+    labels = split.labels_of(indices)
     # Views have the final size.
     pixels = images.float() if uses_views(augment) else preprocess.resize(preprocess.center_crop(images), spec.size)
     if distorts_colors(augment):
@@ -234,4 +234,4 @@ def pixel_batches(
     batches = index_batches(len(split.labels), eval_batch_size(side, device or split.images.device))
     for indices, pixels in zip(batches, split.pixels(batches), strict=True):
         images = preprocess.resize(preprocess.center_crop(pixels), side)
-        yield Batch(images, split.labels[indices[0] : indices[-1] + 1])
+        yield Batch(images, split.labels_of(indices))

@@ -1,16 +1,19 @@
 """The environment of a run: machine, package versions, command."""
 
 import datetime
+import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import package_version
+from ..files import package_version, write_atomically
 
 ENVIRONMENT_FILE = "environment.json"
+REPLACED_FILE = "replaced_images.json"
 PACKAGES = ("googlenet", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
@@ -38,3 +41,18 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def read_replaced(folder: Path) -> dict[str, str]:
+    """Return the images that could not be read while a run was trained, and why, by name."""
+    path = folder / REPLACED_FILE
+    replaced: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    return replaced
+
+
+def record_replaced(folder: Path, replaced: Iterable[dict[str, str]]) -> None:
+    """Add the images that the processes of a run could not read to its list, which exists only if there are any."""
+    known = read_replaced(folder)
+    merged = known | {name: reason for images in replaced for name, reason in images.items()}
+    if merged != known:
+        write_atomically(folder / REPLACED_FILE, json.dumps(merged, indent=2) + "\n")

@@ -21,6 +21,7 @@ from torch import nn
 from ..checkpoint.format import WEIGHTS_FILE, Checkpoint, write_checkpoint
 from ..checkpoint.train_state import TrainState, write_train_state
 from ..config.schema import Recipe
+from ..data.accounting import describe_replaced
 from ..data.batch_slice import split_step
 from ..data.calibration import write_calibration
 from ..data.loader import BatchSpec
@@ -28,7 +29,7 @@ from ..errors import InterruptedRunError
 from ..evaluation.report import ReportInfo
 from ..files import unlock_at_end, write_atomically
 from . import distributed
-from .environment import ENVIRONMENT_FILE
+from .environment import ENVIRONMENT_FILE, read_replaced, record_replaced
 from .finetune import set_train_mode
 from .metrics_logger import MetricsLogger, StepMetrics, read_metrics
 from .precise_bn import recompute_bn_stats
@@ -93,6 +94,8 @@ def fit(
             run = replace(run, task=run.task.with_thresholds(predictions.get("validation")))
             results = measure(run, state, logger, predictions)
             save(run, state, results)
+            for line in describe_replaced(read_replaced(run.folder)):
+                logger.log(line)
         if trial is not None:
             trial(1.0, results["validation"][run.task.monitor])
         distributed.run_on_main(lambda: save_calibration(run))
@@ -199,6 +202,7 @@ def checkpoint_if_due(run: TrainingRun, state: TrainState, logger: MetricsLogger
 def save(run: TrainingRun, state: TrainState, metrics: dict[str, dict[str, float]]) -> None:
     """Write the training state and the weights as they would be delivered now."""
     random = distributed.random_states(run.accelerator.device)
+    replaced = distributed.all_gather_object(run.data.accounting.replaced)
 
     def write() -> None:
         saved = state.state_dict() | {
@@ -209,6 +213,7 @@ def save(run: TrainingRun, state: TrainState, metrics: dict[str, dict[str, float
         classes, thresholds = run.data.classes, run.task.thresholds
         checkpoint = Checkpoint(state.eval_model, run.preprocess, classes, run.recipe, metrics, thresholds)
         write_checkpoint(run.folder / WEIGHTS_FILE, checkpoint)
+        record_replaced(run.folder, replaced)
 
     distributed.run_on_main(write)
 
@@ -260,6 +265,7 @@ def write_report(run: TrainingRun, predictions: dict[str, Any]) -> None:
     """Write report.html, which also marks the run as finished."""
     name, folder = ("test" if "test" in predictions else "validation"), run.folder
     metrics, environment = read_metrics(folder), json.loads((folder / ENVIRONMENT_FILE).read_text())
+    environment["data"]["replaced"] = read_replaced(folder)
     info = ReportInfo(folder.name, run.recipe.to_yaml(), metrics, run.data.classes, environment)
     page = run.task.report(info, getattr(run.data, name), predictions.get(name))
     write_atomically(folder / "report.html", page)

@@ -14,8 +14,8 @@ import torch
 
 from ...files import missing_folder
 from ..accounting import Accounting
-from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
-from ..decode import ImageError, decode_pixels, decoded_size, printable
+from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, check_headers
+from ..decode import ImageError, decode_pixels, decoded_size, is_gray, printable
 from ..decoded import DecodedImages
 from ..image_files import Folder, scan_folder
 from ..lazy import ByteRanges, LazyImages
@@ -109,10 +109,11 @@ def load_tree(tree: ImageTree, source: str, options: LoadOptions) -> Dataset:
         else:
             loaded[split] = _load_full(files, options, accounting)
     for split, folder in tree.roots.items():
-        if not loaded[split].split:
+        if not loaded[split].usable.any():
             raise ValueError(f"{folder}: no readable image. {accounting.reasons()}".rstrip(". "))
     if "train" in tree.roots:
-        counts = torch.bincount(loaded["train"].split.labels, minlength=len(tree.classes)).tolist()
+        labels = loaded["train"].split.labels[loaded["train"].usable]
+        counts = torch.bincount(labels, minlength=len(tree.classes)).tolist()
         missing = ", ".join(name for name, count in zip(tree.classes, counts, strict=True) if count == 0)
         if missing:
             reasons = accounting.reasons()
@@ -165,27 +166,38 @@ def _load_full(files: Files, options: LoadOptions, accounting: Accounting) -> Lo
         except ImageError as error:
             return error
 
-    usable, decoded = [], []
+    kept, decoded, damaged = list[int](), list[torch.Tensor](), list[bool]()
     with ThreadPoolExecutor() as pool:
         for index, result in enumerate(pool.map(decode, range(len(files)))):
-            if isinstance(result, ImageError):
+            is_error = isinstance(result, ImageError)
+            if is_error:
                 accounting.exclude_unreadable("file", str(result), printable(files[index][0]))
-            else:
-                usable.append(index)
-                decoded.append(result)
-    accounting.use("file", len(usable))
-    images = replace(images[torch.tensor(usable, dtype=torch.int64)], decoded=DecodedImages.from_images(decoded))
-    labels = torch.tensor([files[index][1] for index in usable], dtype=torch.int64)
-    split = Split(images, labels, [printable(files[index][0]) for index in usable])
-    return LoadedSplit(split, all(len(image) == 1 for image in decoded))
+                if not _has_readable_header(files[index][0]):
+                    continue
+            kept.append(index)
+            damaged.append(is_error)
+            decoded.append(torch.zeros(1, 1, 1, dtype=torch.uint8) if isinstance(result, ImageError) else result)
+    accounting.use("file", damaged.count(False))
+    images = replace(images[torch.tensor(kept, dtype=torch.int64)], decoded=DecodedImages.from_images(decoded))
+    labels = torch.tensor([files[index][1] for index in kept], dtype=torch.int64)
+    split = Split(images, labels, [printable(files[index][0]) for index in kept])
+    all_gray = all(len(image) == 1 for image in decoded)
+    return LoadedSplit(split, all_gray, damaged=torch.tensor(damaged) if any(damaged) else None)
+
+
+def _has_readable_header(path: Path) -> bool:
+    """Return whether the image would be found damaged only when it is decoded."""
+    with suppress(ImageError):
+        is_gray(path, printable(path))
+        return True
+    return False
 
 
 def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) -> LoadedSplit:
     """Decode all readable images to one tensor."""
     storage = options.storage
     images = torch.empty(len(files), storage.channels, storage.size, storage.size, dtype=torch.uint8)
-    names: list[str] = []
-    labels: list[int] = []
+    names, labels, damaged = list[str](), list[int](), list[bool]()
     all_gray = True
 
     def decode(path: Path) -> tuple[torch.Tensor, bool] | ImageError:
@@ -200,24 +212,30 @@ def _load_in_memory(files: Files, options: LoadOptions, accounting: Accounting) 
     pool = ThreadPoolExecutor()
     try:
         for (path, label), decoded in zip(files, pool.map(decode, [path for path, _ in files]), strict=True):
+            is_error = isinstance(decoded, ImageError)
             if isinstance(decoded, ImageError):
                 accounting.exclude_unreadable("file", str(decoded), printable(path))
-                continue
-            images[len(names)], gray = decoded
+                if not _has_readable_header(path):
+                    continue
+                images[len(names)] = 0
+            else:
+                images[len(names)], gray = decoded
+                all_gray &= gray
             names.append(printable(path))
             labels.append(label)
-            all_gray &= gray
+            damaged.append(is_error)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, the other images are not decoded
-    accounting.use("file", len(names))
-    return LoadedSplit(Split(images[: len(names)], torch.tensor(labels, dtype=torch.int64), names), all_gray)
+    accounting.use("file", damaged.count(False))
+    split = Split(images[: len(names)], torch.tensor(labels, dtype=torch.int64), names)
+    return LoadedSplit(split, all_gray, damaged=torch.tensor(damaged) if any(damaged) else None)
 
 
 def _load_lazily(files: Files, options: LoadOptions, cache_key: str, accounting: Accounting) -> LoadedSplit:
-    """Validate the images, and leave them on disk."""
+    """Check the headers of the images, and leave them on disk."""
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
     split = Split(_lazy_images(files, options), labels, [printable(path) for path, _ in files])
-    return drop_unusable_images(split, "file", cache_key, accounting)
+    return check_headers(split, "file", cache_key, accounting)
 
 
 def _lazy_images(files: Files, options: LoadOptions) -> LazyImages:

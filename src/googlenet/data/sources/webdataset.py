@@ -21,7 +21,7 @@ import torch
 
 from ...files import clean_name, decode_text, read_text
 from ..accounting import Accounting
-from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, drop_unusable_images
+from ..dataset import Dataset, LoadedSplit, LoadOptions, Split, build_dataset, check_headers
 from ..decode import SUFFIXES, printable
 from ..disk_cache import cache_path, cached_json, download
 from ..image_files import exclude_rejected, identify_suffix, scan_folder
@@ -333,7 +333,7 @@ def _load_split(
     ranges = ByteRanges(paths, files.astype(np.int32), starts, sizes)
     images = LazyImages(ranges, options.storage, options.workers, full_size=options.full_size)
     split = Split(images, torch.tensor(labels, dtype=torch.int64), names)
-    return drop_unusable_images(split, "sample", cache_key, accounting)
+    return check_headers(split, "sample", cache_key, accounting)
 
 
 def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000, seed: int = 0) -> list[Path]:

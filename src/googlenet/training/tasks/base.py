@@ -97,6 +97,8 @@ def load_options(recipe: Recipe) -> LoadOptions:
     """Return how to load the recipe's images."""
     data = recipe.data
     size = storage_size(recipe.stored_size, data.crop_mode, data.crop_pct or 1.0)
+    # Images that are held out after the data set is loaded are decoded with all others.
+    is_resplit = data.num_folds is not None or data.group_column is not None or recipe.task == "multilabel"
     is_augmented = uses_views(Augment(**vars(recipe.augment)))
     full_size = max(size, full_image_size(max(recipe.size.sizes), recipe.augment.min_crop_scale))
     return LoadOptions(
@@ -104,6 +106,7 @@ def load_options(recipe: Recipe) -> LoadOptions:
         crop_mode=data.crop_mode, interpolation=data.interpolation or "bilinear", max_value=data.max_value,
         channels=data.channels, on_error=data.on_error, max_samples=data.max_samples, seed=recipe.split_seed,
         in_memory=data.in_memory, num_workers=data.num_workers, full_size=full_size if is_augmented else None,
+        check=is_resplit,
         group_column=data.group_column, num_folds=data.num_folds, fold=data.fold,
         **{name: getattr(data, name) for name in COLUMN_OPTIONS},
     )  # fmt: skip
