@@ -19,7 +19,7 @@ from googlenet.config.schema import Recipe
 from googlenet.data.augment import Augment
 from googlenet.data.batch_slice import full_batch
 from googlenet.data.dataset import Dataset
-from googlenet.data.decode import ImageError, decode_image, decode_to_tensor, to_tensor
+from googlenet.data.decode import DecodedImage, ImageError, decode_image, decode_pixels, decode_to_tensor, to_tensor
 from googlenet.data.image_checks import check_images
 from googlenet.data.lazy import ByteRanges, LazyImages, default_num_workers
 from googlenet.data.loader import BatchSpec, evaluation_batches, full_batch_spec, training_batch
@@ -218,11 +218,11 @@ def test_only_new_and_changed_files_are_checked_again(tmp_path: Path, monkeypatc
     paths = [str(path) for path in sorted(tree(tmp_path / "p", 3).rglob("*.png"))]
     decoded: list[str] = []
 
-    def record(source: bytes, name: str, min_size: int) -> Image.Image:
+    def record(source: bytes, channels: int, name: str, min_size: int) -> DecodedImage:
         decoded.append(name)
-        return decode_image(source, name, min_size)
+        return decode_pixels(source, channels, name, min_size)
 
-    monkeypatch.setattr("googlenet.data.image_checks.decode_image", record)
+    monkeypatch.setattr("googlenet.data.image_checks.decode_pixels", record)
     assert check_images(ByteRanges.from_files(paths), paths, "x").usable.all()
     assert sorted(decoded) == paths
     decoded.clear()

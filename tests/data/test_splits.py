@@ -11,7 +11,7 @@ from PIL import Image
 
 from googlenet.data.accounting import Accounting
 from googlenet.data.dataset import Dataset
-from googlenet.data.decode import SUFFIXES, ImageError, decode_image
+from googlenet.data.decode import SUFFIXES, ImageError, decode_pixels
 from googlenet.data.image_files import image_files
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.data.sources.folder import image_tree
@@ -245,11 +245,11 @@ def test_the_first_unusable_image_stops_decoding(tmp_path: Path, monkeypatch: py
     (tmp_path / "a" / "0.png").write_text("no image")
     decoded, stopped = [], threading.Event()
 
-    def decode(path: Path, *arguments: Any, **options: Any) -> Image.Image:
+    def decode(path: Path, *arguments: Any, **options: Any) -> Any:
         decoded.append(path)
         if path.name != "0.png" or path.parent.name != "a":
             stopped.wait(60)
-        return decode_image(path, *arguments, **options)
+        return decode_pixels(path, *arguments, **options)
 
     class Pool(ThreadPoolExecutor):
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -257,7 +257,7 @@ def test_the_first_unusable_image_stops_decoding(tmp_path: Path, monkeypatch: py
             stopped.set()
             super().shutdown(wait=wait)
 
-    monkeypatch.setattr("googlenet.data.sources.folder.decode_image", decode)
+    monkeypatch.setattr("googlenet.data.sources.folder.decode_pixels", decode)
     monkeypatch.setattr("googlenet.data.sources.folder.ThreadPoolExecutor", lambda: Pool(2))
     with pytest.raises(ImageError, match="a/0.png"):
         load(tmp_path, on_error="raise")

@@ -210,6 +210,7 @@ def decoded_size(
 def is_gray(source: Path | bytes, name: str) -> bool:
     """Return whether `decode_image` decodes a file to gray, from its header; raises the exceptions of `open_image`."""
     with open_image(source, name) as image:
+        check_gray_or_rgb(image)
         return image.mode in GRAY_MODES or image.mode.startswith("I")
 
 
@@ -252,6 +253,7 @@ def _identify(file: BinaryIO, head: bytes, formats: tuple[str, ...] | None) -> I
     """
     if head.startswith(NPY_MAGIC) and (formats is None or "NPY" in formats):
         return open_npy(file)
+    formats = None if formats is None else tuple(name for name in formats if name != "NPY")  # unknown to Pillow
     try:
         return Image.open(file, formats=formats)
     except UnidentifiedImageError:
@@ -325,10 +327,15 @@ def printable(path: Path | str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def to_gray_or_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
-    """Convert an image of any mode to mode ``L`` or ``RGB``, without its orientation; see `decode_image`."""
+def check_gray_or_rgb(image: Image.Image) -> None:
+    """Raise ChannelsError for an opened image of other than 1 or 3 channels that is not converted to these."""
     if isinstance(image, ArrayImage) and image.num_channels not in (1, 3):
         raise ChannelsError(f"{image.num_channels} channels: set data.channels to {image.num_channels}")
+
+
+def to_gray_or_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
+    """Convert an image of any mode to mode ``L`` or ``RGB``, without its orientation; see `decode_image`."""
+    check_gray_or_rgb(image)
     if is_deep(image):
         image = to_8bit(read_deep(image), max_value)
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
