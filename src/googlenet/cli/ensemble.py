@@ -16,25 +16,7 @@ if TYPE_CHECKING:
 
 def run(argv: list[str]) -> None:
     """Parse the arguments, train the members, and print the result."""
-    parser = make_parser(
-        "ensemble train",
-        "Train several networks of one recipe as in ILSVRC14: the same initial weights, another order and other\n"
-        "augmentation of the images, the last network wider. predict and evaluate take the folder like a run.",
-        "googlenet ensemble train fashion-mnist-fast --num-models 7 --out runs/seven",
-    )
-    add_recipe_flags(parser)
-    parser.add_argument("--num-models", type=int, metavar="N", help="networks to train (default: 7)")
-    width_help = "width factor of the last network, or none to make it like the others (default: 1.25)"
-    parser.add_argument("--last-width-mult", type=_width, metavar="X", help=width_help)
-    parser.add_argument(
-        "--folds", type=positive_int, metavar="N",
-        help="cross-validation: train one network per fold of the training and validation images, and predict each "
-        "image by the network that was not trained on it; the networks are an ensemble",
-    )  # fmt: skip
-    parser.add_argument("--group", metavar="COLUMN", help="with --folds: images of equal value stay in one fold")
-    parser.add_argument("--repeats", type=positive_int, metavar="N", help="with --folds: times, with other folds")
-    parser.add_argument("--out", metavar="DIR", help="ensemble folder (default: runs/RECIPE-ensemble-TIME)")
-    parser.add_argument("--resume", metavar="DIR", help="resume an interrupted ensemble")
+    parser = _make_parser()
     if "-h" in argv or "--help" in argv:
         print_recipe_help(parser)
         return
@@ -82,6 +64,29 @@ def run(argv: list[str]) -> None:
     keep_freed_memory(pick_device(read_run_recipe(folder).device).type)
     result = train_ensemble(folder, command=shlex.join(["googlenet", "ensemble", *argv]))
     print_result(args.json, *(_summarize(result) if result.folds is None else _summarize_folds(result)))
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "ensemble train",
+        "Train several networks of one recipe as in ILSVRC14: the same initial weights, another order and other\n"
+        "augmentation of the images, the last network wider. predict and evaluate take the folder like a run.",
+        "googlenet ensemble train fashion-mnist-fast --num-models 7 --out runs/seven",
+    )
+    add_recipe_flags(parser)
+    parser.add_argument("--num-models", type=int, metavar="N", help="networks to train (default: 7)")
+    width_help = "width factor of the last network, or none to make it like the others (default: 1.25)"
+    parser.add_argument("--last-width-mult", type=_width, metavar="X", help=width_help)
+    parser.add_argument(
+        "--folds", type=positive_int, metavar="N",
+        help="cross-validation: train one network per fold of the training and validation images, and predict each "
+        "image by the network that was not trained on it; the networks are an ensemble",
+    )  # fmt: skip
+    parser.add_argument("--group", metavar="COLUMN", help="with --folds: images of equal value stay in one fold")
+    parser.add_argument("--repeats", type=positive_int, metavar="N", help="with --folds: times, with other folds")
+    parser.add_argument("--out", metavar="DIR", help="ensemble folder (default: runs/RECIPE-ensemble-TIME)")
+    parser.add_argument("--resume", metavar="DIR", help="resume an interrupted ensemble")
+    return parser
 
 
 def _summarize(result: "EnsembleResult") -> tuple[dict[str, Any], list[str]]:

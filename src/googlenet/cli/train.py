@@ -29,25 +29,7 @@ HEADLINES = {
 
 def run(argv: list[str]) -> None:
     """Parse the arguments, train, and print the result."""
-    parser = make_parser(
-        "train",
-        "Train a network from a recipe; write weights, metrics and a report into a run folder.",
-        "googlenet train fashion-mnist-fast --epochs 4 --seed 1 --out runs/longer",
-    )
-    add_recipe_flags(parser)
-    minutes_help = "end after this time (recipe key budget_minutes)"
-    parser.add_argument("--minutes", dest="budget_minutes", metavar="N", help=minutes_help)
-    parser.add_argument(
-        "--weights", metavar="RUN",
-        help="with a recipe that plans, such as folder: compare starting from these weights with starting from "
-        "scratch, and continue with the better one",
-    )  # fmt: skip
-    parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/RECIPE-TIME)")
-    parser.add_argument(
-        "--resume", metavar="RUN",
-        help="resume an interrupted run; or auto: resume the run in --out if there is one (implied when torchrun "
-        "restarts the processes)",
-    )  # fmt: skip
+    parser = _make_parser()
     if "-h" in argv or "--help" in argv:
         print_recipe_help(parser)
         return
@@ -94,6 +76,29 @@ def run(argv: list[str]) -> None:
         return
     document, summary = summarize(result, HEADLINES[recipe.task])
     print_result(args.json, document | ({"plan": lines} if lines else {}), summary)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "train",
+        "Train a network from a recipe; write weights, metrics and a report into a run folder.",
+        "googlenet train fashion-mnist-fast --epochs 4 --seed 1 --out runs/longer",
+    )
+    add_recipe_flags(parser)
+    minutes_help = "end after this time (recipe key budget_minutes)"
+    parser.add_argument("--minutes", dest="budget_minutes", metavar="N", help=minutes_help)
+    parser.add_argument(
+        "--weights", metavar="RUN",
+        help="with a recipe that plans, such as folder: compare starting from these weights with starting from "
+        "scratch, and continue with the better one",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/RECIPE-TIME)")
+    parser.add_argument(
+        "--resume", metavar="RUN",
+        help="resume an interrupted run; or auto: resume the run in --out if there is one (implied when torchrun "
+        "restarts the processes)",
+    )  # fmt: skip
+    return parser
 
 
 def _as_source(data: str | None) -> str | None:

@@ -156,7 +156,7 @@ def find_column(columns: Iterable[str], role: str, given: str | None, where: Pat
 
 
 def require_column(columns: Mapping[str, Any], role: str, given: str | None, where: Path | str) -> str:
-    """Return the column of `find_column`; ValueError with the names of the columns if there is none."""
+    """Return the column of `find_column`; ValueError with the names of the columns if it is missing."""
     found = find_column(columns, role, given, where)
     if found is None:
         raise ValueError(

@@ -50,7 +50,7 @@ def class_metrics_document(metrics: ClassMetrics, classes: Sequence[str]) -> dic
 
 
 def estimates_document(estimates: Estimates) -> dict[str, Any]:
-    """Return the values by name, and ``intervals`` with the 95 % intervals; None where there is none."""
+    """Return the values by name, and ``intervals`` with the 95 % intervals; None if it is undefined."""
     intervals = {name: list(item.interval) if item.interval else None for name, item in estimates.items()}
     return {**{name: item.value for name, item in estimates.items()}, "intervals": intervals}
 
@@ -95,5 +95,5 @@ def format_value(value: float | None) -> str:
 
 
 def format_interval(interval: Sequence[float] | None) -> str:
-    """Return an interval such as "0.87-0.93", "" if there is none."""
+    """Return an interval such as "0.87-0.93", "" if it is undefined."""
     return "" if interval is None else f"{interval[0]:.2f}-{interval[1]:.2f}"

@@ -41,7 +41,7 @@ DRAIN_TIMEOUT = 5.0
 # A tenth of the memory is kept for requests of at most as many bytes.
 SMALL_REQUEST = 1_000_000
 
-# nginx's status for a client that did not wait. Nobody receives it; it is in the log and the metrics.
+# nginx's status for a client that did not wait. No client receives it; it is in the log and the metrics.
 CLIENT_CLOSED_REQUEST = 499
 
 SECURITY_HEADERS = {
@@ -208,7 +208,7 @@ class _RequestGuard:
             )  # fmt: skip
 
     async def run_while_connected(self) -> None:
-        """Run the application; cancel it when the client disconnects, so that nothing is computed for nobody."""
+        """Run the application; cancel it when the client disconnects, which saves the computation."""
         task = asyncio.current_task()
         assert task is not None
         connection = asyncio.create_task(self.cancel_when_disconnected(task))

@@ -43,7 +43,7 @@ def choose_freeze(probes: Sequence[LayerProbe], num_images: int) -> str:
     features, so they are trained. Nothing is frozen unless this layer exceeds the untrained one by two standard errors.
     """
     best = max(probe.trained for probe in probes)
-    # Of a fraction measured on so many images; with Laplace's rule it is not 0 for a perfect one.
+    # Of a fraction measured on that number of images; with Laplace's rule it is not 0 for a perfect one.
     share = (best * num_images + 1) / (num_images + 2)
     error = math.sqrt(share * (1 - share) / num_images)
     chosen = next(probe for probe in probes if probe.trained >= best - error)

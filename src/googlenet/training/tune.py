@@ -32,7 +32,7 @@ MIN_PROGRESS, MIN_TRIALS = 0.3, 4
 class TrialRow(NamedTuple):
     """A trial: its number, ``complete``, ``stopped`` or ``failed``, its values by recipe key, and its result.
 
-    `value` is the validation metric (of stopped trials: the last one; None if there is none), `seconds` its duration,
+    `value` is the validation metric (of stopped trials: the last one, or None), `seconds` its duration,
     `note` why it failed or was stopped.
     """
 

@@ -187,7 +187,7 @@ class ImageFinder:
                 self.by_name.setdefault(name, []).append(path)
 
     def find(self, text: str) -> tuple[Path | None, str]:
-        """Return the image, or None and why there is none.
+        """Return the image, or None and the reason.
 
         An absolute path, or one relative to the table's folder, comes first. Else it is the only image below that
         folder whose path ends with the text, with or without its suffix; `\\` separates folders as `/` does.
