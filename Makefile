@@ -6,7 +6,7 @@ BENCHMARKS := ablation augmentation cam_localization d2l_recipe decoding deploym
 	fid finetune fuzz_server gpu hostile_server init_without_norm load models multi_scale overheads own_images plan_rules ray_predict rcnn \
 	serving step_profile throughput
 
-.PHONY: help setup demo test test-slow test-cpus test-margins test-random lint bench race docs docs-results notebooks dist clean
+.PHONY: help setup demo test test-slow test-release test-cpus test-margins test-random lint bench race docs docs-results notebooks dist clean
 
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample images (about 3 minutes on 2 cores)"
@@ -74,6 +74,11 @@ test: lint tools
 test-slow: lint tools
 	$(BIN)/googlenet download fashion-mnist
 	$(PYTEST) -m slow
+
+# The wheel in a new environment, the site in a browser, all notebooks.
+test-release: lint tools
+	$(BIN)/googlenet download fashion-mnist
+	$(PYTEST) -m release
 
 ifndef SEED
 SEED := $(shell date +%s)

@@ -72,7 +72,7 @@ def test_badges_need_the_address_of_the_repository() -> None:
     assert links.count("owner/name/blob/main/notebooks/en/a.ipynb") == len(notebooks.RUNTIMES)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebooks_run_and_accept_the_solutions(source: Path, tmp_path: Path) -> None:
     """The stored outputs are of unsolved notebooks; this runs them with the answers."""

@@ -64,7 +64,7 @@ def wheel(build_once: BuildOnce) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_wheel_contains_all_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for file in (path.relative_to(SOURCE) for path in SOURCE.rglob("*") if path.is_file()):
@@ -93,7 +93,7 @@ def new_environment(folder: Path, wheel: Path) -> Iterator[dict[str, str]]:
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_wheel_in_a_new_environment(wheel: Path, tmp_path: Path) -> None:
     """Download, train, predict, export and serve outside the checkout; the kernels are those of the wheel."""
     with new_environment(tmp_path / "env", wheel) as environment:

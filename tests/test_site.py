@@ -77,7 +77,7 @@ def is_external(address: str) -> bool:
     return bool(re.match(r"(https?:)?//", address))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_no_page_requests_another_server(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 30
@@ -92,7 +92,7 @@ def test_no_page_requests_another_server(site: Path) -> None:
         assert [url for pair in urls for url in pair if is_external(url)] == [], sheet
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_reference_is_complete(site: Path) -> None:
     import googlenet
 
@@ -123,7 +123,7 @@ def serve(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(site: Path, width: int, tmp_path: Path) -> None:
