@@ -190,7 +190,7 @@ def test_predict_continues_after_an_unreadable_image(smoke_run: Path, images: Pa
         ("train fashion-mnist-smoke --model.name googlnet", 1, "did you mean googlenet"),
         ("train fashion-mnist-smoke --model.pool_mode ceil", 1, "at least 31"),
         ("train fashion-mnist-smoke --size.eval 0", 2, "size.eval"),
-        ("train fashion-mnist-smoke --data.source mnist", 1, "unknown data source"),
+        ("train fashion-mnist-smoke --data.source fashion", 1, "unknown data source"),
         ("train fashion-mnist-smoke --data.source folder:nowhere", 1, "no such folder"),
         ("train fashion-mnist-smoke --data.val_split 60000", 1, "validation"),
         ("train fashion-mnist-smoke --device cuda:99", 1, "device"),

@@ -73,6 +73,7 @@ def test_doctor_describes_the_kernels(
     assert f"fast kernels: {expected}" in googlenet("doctor").out
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path, fashion_mnist_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains, classifies the samples and names the next commands; a second call uses the finished run."""
     arguments = ("demo", "--recipe", "fashion-mnist-smoke", "--out", tmp_path / "run")

@@ -292,6 +292,7 @@ def test_an_error_keeps_the_mode_of_the_model(training: bool, scenes_run: Path) 
         assert checkpoint.model.training is training, failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["precision_recall_curves", "_gallery", "training_curves"])
 def test_a_failed_drawing_does_not_end_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> str:

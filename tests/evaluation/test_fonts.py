@@ -44,6 +44,7 @@ def test_legends_show_every_name(name: str) -> None:
     assert texts_of([name, "plain"]) == [expected, "plain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_analyses_draw_every_name(name: str) -> None:
     maps = torch.rand(1, 4, 4)

@@ -103,6 +103,7 @@ def test_limited_instructions(exported_detector: Path, monkeypatch: pytest.Monke
         open_exported_detector(exported_detector, "openvino:float32", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_int8_that_loses_too_much_is_refused(
     detector_run: Path,

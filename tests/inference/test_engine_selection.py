@@ -202,6 +202,7 @@ def test_code_in_a_file_is_not_run(exported_folder: Path, tmp_path: Path, monkey
         fastest_exported(folder, "auto", 1)
 
 
+@pytest.mark.slow
 def test_reduced_precision(exported_folder: Path, smoke_run: Path) -> None:
     """bfloat16 differs from float32 by its rounding; an unsupported precision is named with those that exist."""
     images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -30,6 +30,7 @@ def folds(build_once: BuildOnce) -> Path:
     return build_once("folds", build)
 
 
+@pytest.mark.slow
 def test_every_image_is_predicted_by_the_network_that_has_not_seen_it(folds: Path) -> None:
     table = pq.read_table(folds / "out-of-fold.parquet").to_pydict()
     options = LoadOptions(validation=5000, max_samples=60, num_folds=3)
@@ -71,6 +72,7 @@ def test_the_summary(folds: Path) -> None:
     assert [line.split()[0] for line in lines[1:6]] == ["member-1", "member-2", "member-3", "mean", "sd"]
 
 
+@pytest.mark.slow
 def test_the_folds_are_an_ensemble(folds: Path) -> None:
     checkpoint = package.load(folds)
     assert len(checkpoint.model.networks) == 3

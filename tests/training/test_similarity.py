@@ -62,6 +62,7 @@ def write_dark_and_light(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_nothing_is_frozen_for_simple_images_and_a_run_keeps_the_decision(smoke_run: Path, tmp_path: Path) -> None:
     """No layer exceeds an untrained one, which is perfect, too. The recipe of the run has the result."""
     photos = write_dark_and_light(tmp_path / "photos")

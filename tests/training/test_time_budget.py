@@ -136,6 +136,7 @@ def run_at(seconds_per_step: float, run: Path, monkeypatch: pytest.MonkeyPatch, 
             fit(recipe, run, progress=False)
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planned 12 steps become more after step 2, whose state is lost: the resumed run repeats the decision."""
     run_at(0.5, tmp_path / "whole", monkeypatch)

@@ -42,6 +42,7 @@ def fake_fit(values: list[float], calls: list[Any], crash_in: int | None = None)
     return fit
 
 
+@pytest.mark.slow
 def test_interrupted_search_draws_the_same_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, calls, again = [0.5, 0.6, 0.4, 0.7, 0.3, 0.65, 0.2], list[Any](), list[Any]()
     search = parse_search(SEARCH, BASE)

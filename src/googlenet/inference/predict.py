@@ -1,5 +1,6 @@
 """Classify image files: class names with probabilities."""
 
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -91,8 +92,8 @@ def predict_images(
                 continue
             values = next(probabilities)
             check_logits(values, path)
-            top = values.topk(min(options.top_k, len(predictor.classes)))
-            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            top = values.sort(descending=True, stable=True)  # equal classes in their order, as in the server
+            pairs = itertools.islice(zip(top.indices.tolist(), top.values.tolist(), strict=True), options.top_k)
             classes = [ClassProbability(predictor.classes[i], p) for i, p in pairs]
             labels = labels_above(values.tolist(), predictor.classes, thresholds)
             yield Prediction(path, classes, image.description, labels=labels)
