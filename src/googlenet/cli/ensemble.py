@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import make_parser, positive_int, print_result
+from .common import CommandParser, make_parser, positive_int, print_result
 from .recipe_flags import add_recipe_flags, print_recipe_help, read_recipe_argument
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(argv: list[str]) -> None:
     print_result(args.json, *(_summarize(result) if result.folds is None else _summarize_folds(result)))
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser() -> CommandParser:
     parser = make_parser(
         "ensemble train",
         "Train several networks of one recipe as in ILSVRC14: the same initial weights, another order and other\n"

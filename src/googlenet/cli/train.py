@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FailedError, InterruptedRunError, NonFiniteLossError
-from .common import make_parser, print_result
+from .common import CommandParser, make_parser, print_result
 from .recipe_flags import add_recipe_flags, flag_keys, print_recipe_help, read_recipe_argument
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(argv: list[str]) -> None:
     print_result(args.json, document | ({"plan": lines} if lines else {}), summary)
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser() -> CommandParser:
     parser = make_parser(
         "train",
         "Train a network from a recipe; write weights, metrics and a report into a run folder.",
