@@ -15,6 +15,7 @@ from PIL import Image
 
 from conftest import googlenet
 from googlenet.data.decode import (
+    DecodeLimits,
     ImageError,
     ImageTooLargeError,
     decode_image,
@@ -146,8 +147,8 @@ def test_invalid(content: bytes, channels: int, message: str) -> None:
 def test_many_channels_count_as_pixels() -> None:
     content = npy(np.zeros((100, 100, 40), np.uint8))
     with pytest.raises(ImageTooLargeError, match="100x100 pixels are more than the 50,000 allowed"):
-        decode_pixels(content, 40, "x", max_pixels=50_000)
-    assert decode_pixels(content, 40, "x", max_pixels=100_000).full_size == (100, 100)
+        decode_pixels(content, 40, "x", limits=DecodeLimits(50_000))
+    assert decode_pixels(content, 40, "x", limits=DecodeLimits(100_000)).full_size == (100, 100)
 
 
 def test_images_to_look_at() -> None:

@@ -78,14 +78,23 @@ class DecodedImage(NamedTuple):
     full_size: tuple[int, int]
 
 
+class DecodeLimits(NamedTuple):
+    """What is not decoded: images of more than `max_pixels`, and of other `formats` than these (None: all)."""
+
+    max_pixels: int = MAX_PIXELS
+    formats: tuple[str, ...] | None = None
+
+
+DEFAULT_LIMITS = DecodeLimits()
+
+
 def decode_pixels(
     source: Path | bytes,
     channels: int,
     name: str | None = None,
     min_size: int | None = None,
     *,
-    max_pixels: int = MAX_PIXELS,
-    formats: tuple[str, ...] | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
     max_value: float | None = None,
 ) -> DecodedImage:
     """Decode a file, or its bytes, for a network of `channels`: like `decode_image` to 1 (gray) or 3 (RGB).
@@ -93,6 +102,7 @@ def decode_pixels(
     For other numbers, the file must have as many channels: values of .npy files, samples or pages of TIFF files, or
     the color and alpha channels of other formats as they are. Raises the exceptions of `decode_image`.
     """
+    max_pixels, formats = limits
     if channels in (1, 3):
         image = decode_image(source, name, min_size, max_pixels=max_pixels, formats=formats, max_value=max_value)
         return from_pil(image, channels)

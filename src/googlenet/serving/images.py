@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.decode import (
     ARRAY_MODE,
     FULL_SIZE,
+    DecodeLimits,
     ImageError,
     ImageTooLargeError,
     decode_image,
@@ -56,8 +57,8 @@ def decode_upload(
     start = time.perf_counter()
     try:
         decoded = decode_file(
-            image.data, preprocess.channels, image.name, preprocess.min_decode_size(max(sizes)), max_pixels=max_pixels,
-            formats=FORMATS, max_value=preprocess.max_value,
+            image.data, preprocess.channels, image.name, preprocess.min_decode_size(max(sizes)),
+            limits=DecodeLimits(max_pixels, FORMATS), max_value=preprocess.max_value,
         )  # fmt: skip
         resized = [preprocess.from_decoded(decoded, size) for size in sizes]
     except ImageError as error:
