@@ -112,6 +112,7 @@ def test_every_table_has_a_result_or_says_that_it_has_none() -> None:
         assert text.startswith("Not measured yet on this version") and command in text
 
 
+@pytest.mark.slow
 def test_plots_show_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plots of the documentation are drawn for existing results and linked by a page."""
     update_docs: Any = importlib.import_module("update_docs")

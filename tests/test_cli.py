@@ -346,6 +346,7 @@ def test_general_help_and_version() -> None:
     assert "peak learning rate" in googlenet("train", "--help").out
 
 
+@pytest.mark.slow
 def test_closed_output_is_no_error() -> None:
     done = subprocess.run(
         "python -m googlenet summary googlenet | head -1",

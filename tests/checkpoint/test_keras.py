@@ -39,6 +39,7 @@ def networks() -> dict[str, tuple[Builder, torch.Tensor, torch.Tensor]]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layout", "suffix"),
     [
@@ -90,6 +91,7 @@ def test_saved_order() -> None:
     assert (orders[1][: len(RESNET_HEAD)], orders[1][-len(RESNET_TAIL) :]) == (RESNET_HEAD, RESNET_TAIL)
 
 
+@pytest.mark.slow
 def test_files_without_names(networks: dict, tmp_path: Path) -> None:
     """In the order of the distance from the output, as Keras writes them."""
     for name, (builder, pixels, expected) in networks.items():

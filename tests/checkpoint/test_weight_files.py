@@ -190,6 +190,7 @@ def test_what_is_no_checkpoint_says_what_it_is(tmp_path: Path) -> None:
             googlenet.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("key", ["fc.weight", "conv1.bn.running_var", "inception4a.branch1.conv.weight"])
 def test_values_that_are_not_finite(external: Path, key: str, value: float, tmp_path: Path) -> None:

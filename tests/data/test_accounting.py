@@ -154,6 +154,7 @@ MEMBERS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(MEMBERS, FILES, st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_shards(members: list[tuple[str, bytes]], files: dict[tuple[tuple[str, ...], str], str], encoding: str) -> None:

@@ -50,6 +50,7 @@ def load_detector(run: Path, *sizes: int) -> DetectorPredictor:
     return DetectorPredictor(checkpoint.model, checkpoint.preprocess, checkpoint.classes, sizes)
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_weights_and_metrics(
     tmp_path: Path, fashion_mnist_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(RECIPE, tmp_path_factory.mktemp("runs") / "rcnn", progress=False).run
 
 
+@pytest.mark.slow
 def test_metrics_and_report(run: Path) -> None:
     checkpoint = googlenet.load(run)
     assert isinstance(checkpoint.model, RCNN) and not checkpoint.model.training

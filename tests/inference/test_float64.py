@@ -34,6 +34,7 @@ def test_the_device_has_no_float64() -> None:
         assert x.cpu().double().dtype == torch.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

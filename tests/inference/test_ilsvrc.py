@@ -62,6 +62,7 @@ def predict(workspace: Path, name: str, num_crops: int) -> torch.Tensor:
     return torch.cat(rows)
 
 
+@pytest.mark.slow
 def test_table(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = workspace / "googlenet_bn.safetensors", workspace / "googlenet_d2l.safetensors"
     command = ["evaluate", str(first), "--ensemble", str(second), "--crops"]

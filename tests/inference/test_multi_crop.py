@@ -91,6 +91,7 @@ def test_ten_crops_and_one_crop() -> None:
     assert crop_boxes(375, 500, 224, 1) == [CropBox(256, 16, 58, 224, False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_crops", NUM_CROPS)
 @pytest.mark.parametrize("shape", [(375, 500), (300, 200), (224, 224), (40, 40)])
 def test_pixels_are_those_of_the_boxes(num_crops: int, shape: tuple[int, int]) -> None:

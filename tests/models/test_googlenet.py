@@ -89,6 +89,7 @@ def reference(name: str, w: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, li
     return F.linear(x, w["classifier.weight"], w["classifier.bias"]), aux
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("size", [224, 96, 57])
 @pytest.mark.parametrize("name", NAMES)

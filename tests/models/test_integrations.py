@@ -43,6 +43,7 @@ def test_registered_names() -> None:
     assert {"googlenet", "bn_inception"} <= set(timm.list_models("*inception*") + timm.list_models("googlenet*"))
 
 
+@pytest.mark.slow
 def test_registration_is_explicit() -> None:
     """Importing googlenet leaves timm alone; registration adds the names that timm does not have, once."""
     code = (

@@ -102,6 +102,7 @@ def test_forward_intermediates(name: str) -> None:
         assert len(model.forward_intermediates(x, intermediates_only=True)) == len(model.feature_info) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem_stride", [4, 2, 1])
 @pytest.mark.parametrize("name", mark_slow_models(NAMES))
 def test_min_size_is_the_smallest_valid_size(name: str, stem_stride: int) -> None:

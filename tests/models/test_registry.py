@@ -10,6 +10,7 @@ import googlenet
 from googlenet.models.registry import MODELS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", googlenet.list_models())
 def test_numbers_are_correct(name: str) -> None:
     from googlenet.models.summary import summary

@@ -218,6 +218,7 @@ def test_reload(detector_run: Path, tmp_path: Path) -> None:
         assert client.post("/v1/detect", files={"image": data}).json()["version"] == 2
 
 
+@pytest.mark.slow
 def test_exported_folder(detector_run: Path, exported_detector: Path) -> None:
     for engine in ("auto", "openvino:float32"):
         with serve_models({"small": exported_detector}, engine=engine) as client:

@@ -123,6 +123,7 @@ def test_reload_and_shutdown_under_load(small_run: Path, tmp_path: Path) -> None
     assert set(versions) == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_shutdown_completes_queued_requests(small_run: Path, tmp_path: Path) -> None:
     async def send(server: RunningServer) -> list[httpx.Response]:
         headers = {"x-api-key": "from-file"}
@@ -190,6 +191,7 @@ def serve(arguments: list[str]) -> int:
         return int(exit_.code or 0)
 
 
+@pytest.mark.slow
 def test_access_log(small_run: Path, tmp_path: Path) -> None:
     """Each request is one line with its id, which the response has as well. Ids that break a line are replaced."""
     with run_server(small_run, "--access-log") as server:

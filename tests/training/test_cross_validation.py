@@ -53,6 +53,7 @@ def test_every_image_is_predicted_by_the_network_that_has_not_seen_it(folds: Pat
         assert member.metrics["validation"]["top1"] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_the_summary(folds: Path) -> None:
     done = googlenet("ensemble", "train", "--resume", folds, "--json")  # finished: nothing is trained again
     assert done.code == 0, done.err

@@ -56,6 +56,7 @@ def test_members_differ_as_in_the_paper() -> None:
             member_recipes(*arguments)
 
 
+@pytest.mark.slow
 def test_prediction_is_the_mean_of_the_members(pair: Path) -> None:
     average = package.load(pair)
     first, second = (package.load(pair / f"member-{number}") for number in (1, 2))

@@ -121,6 +121,7 @@ def test_auxiliary_heads_of_only_one_network(weights: Callable[..., Path]) -> No
     assert gained.forward_aux(torch.randn(2, 1, 16, 16)).aux_logits[0].shape == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("had", "channels"), [(1, 3), (3, 1), (3, 3)])
 def test_a_gray_image_gives_the_same_map_with_other_channels(
     had: int, channels: int, weights: Callable[..., Path]
@@ -187,6 +188,7 @@ def test_frozen_layers_do_not_change_even_after_a_validation() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", googlenet.list_models())
 def test_the_stem_ends_before_the_first_block(name: str) -> None:
     model = googlenet.create_model(name, 3)
@@ -308,6 +310,7 @@ def test_interrupted_fine_tuning_ends_with_the_same_best_weights(
     assert measured["loss"] == pytest.approx(figures["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.accuracy
 @pytest.mark.cpu
 def test_sixty_images_are_enough(photos: Path, smoke_run: Path, tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_command_with_weights(tmp_path: Path, trained: Any) -> None:
     assert json.loads((tmp_path / "run" / "budget.json").read_text())["num_eval_images"] == 11
 
 
+@pytest.mark.slow
 def test_invalid_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = write_photos(tmp_path / "photos")
     (tmp_path / "train" / "only").mkdir(parents=True)

@@ -85,6 +85,7 @@ def comparable(values: dict[tuple[str, int], float]) -> dict[tuple[str, int], fl
     return {key: pytest.approx(value, rel=1e-6) for key, value in values.items() if "images_per_second" not in key[0]}
 
 
+@pytest.mark.slow
 def test_every_metric_is_sent_once(
     tracker: type[RecordingTracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

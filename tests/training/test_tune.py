@@ -68,6 +68,7 @@ def test_interrupted_search_draws_the_same_trials(tmp_path: Path, monkeypatch: p
     assert best["optimizer"]["lr"] == {number: lr for number, lr, _ in calls}[rows[0].number]
 
 
+@pytest.mark.slow
 def test_no_trial_starts_that_would_end_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every trial takes 10 s by a clock of the test."""
     calls, clock = list[Any](), [0.0]
