@@ -276,7 +276,7 @@ def test_interrupted_fine_tuning_ends_with_the_same_best_weights(
 ) -> None:
     flags = [f"--data.source=folder:{photos}", f"--model.init_from={smoke_run}", "--min_steps=30", "--epochs=10",
              "--augment.mixup=0.2", "--augment.cutmix=1.0", "--early_stopping_patience=3",
-             "--ema_decay=0.5"]  # fmt: skip
+             "--ema_decay=0.5", "--model.freeze=stem"]  # fmt: skip
     recipe = read_recipe("folder-finetune", flags)
     fitted = fit(recipe, tmp_path / "whole", progress=False)
     signal_at(8, signal.SIGTERM, monkeypatch)

@@ -238,7 +238,8 @@ def test_folds_of_several_labels(table: Path, tmp_path: Path) -> None:
     assert pooled["map"] == pytest.approx(expected, abs=1e-6)
     checkpoint = package.load(out)
     thresholds = choose_thresholds(Predictions(scores.logit(), targets), 3)
-    assert checkpoint.thresholds == pytest.approx(thresholds, abs=1e-9)
+    # The file has probabilities in float32, of which the logits of values near 1 keep six digits or fewer.
+    assert checkpoint.thresholds == pytest.approx(thresholds, abs=1e-6)
     (row,) = googlenet("predict", out, table.parent / "0.png", "--json").json
     assert set(row["labels"]) <= set(LABELS)
     assert done.json["metrics"]["test"]["images"] == 24

@@ -189,7 +189,8 @@ def _of_torchscript(path: Path, mode: Mode) -> FeatureNetwork:
         raise ValueError(f"{path}: damaged TorchScript archive ({str(error).splitlines()[0]})") from None
     if not hasattr(script, "layers"):
         raise ValueError(f"{path}: a TorchScript archive without the FID network's layers; use {FID_FILE}")
-    weights = [value for value in script.state_dict().values() if tuple(value.shape) == (1008, 2048)]
+    state = script.state_dict()
+    weights = [state[key] for key in state if tuple(state[key].shape) == (1008, 2048) and not key.startswith("layers.")]
     head = Head(weights[0].detach()) if len(weights) == 1 else None
 
     def compute(pixels: Tensor) -> Tensor:
