@@ -56,6 +56,13 @@ def test_names_imported_inside_functions_exist(name: str) -> None:
                 assert hasattr(module, alias.name) or importlib.util.find_spec(submodule), submodule
 
 
+# Results of a benchmark with other arguments.
+OWN_COMMANDS = {
+    "deployment_avx2": "benchmarks/deployment.py --limit-isa avx2",
+    "ablation_slim": "benchmarks/ablation.py --recipe fashion-mnist-slim",
+}
+
+
 def test_make_lists_every_benchmark() -> None:
     (names,) = re.findall(r"^BENCHMARKS := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert names.replace("\\\n", " ").split() == [name for name in SCRIPTS if name != OWN_TARGET]
@@ -107,7 +114,7 @@ def test_every_table_has_a_result_or_says_that_it_has_none() -> None:
     assert measured <= set(update_docs.TABLES)
     for name in set(update_docs.TABLES) - measured:
         page = (ROOT / "docs" / update_docs.PAGES.get(name, "performance.md")).read_text()
-        command = "benchmarks/deployment.py --limit-isa avx2" if name == "deployment_avx2" else f"make bench-{name}"
+        command = OWN_COMMANDS.get(name, f"make bench-{name}")
         (text,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end -->", page, re.DOTALL)
         assert text.startswith("Not measured yet on this version") and command in text
 

@@ -17,6 +17,7 @@ from googlenet.data.decode import (
     ImageError,
     decode_image,
     decode_to_tensor,
+    to_gray_or_rgb,
     to_tensor,
 )
 from googlenet.data.preprocess import Preprocess
@@ -251,3 +252,17 @@ def test_reduced_photographs_stay_within_the_documented_tolerance(width: int, he
     assert description == f"{width}x{height} RGB, center {side}x{side}, resized to {size}x{size}"
     rotated = decode_image(jpeg(photo, with_orientation(6)), min_size=preprocess.min_decode_size())
     assert preprocess.from_pil_unnormalized(rotated)[1].startswith(f"{height}x{width} RGB")
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_transparency_is_composited_in_strips(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The strips equal the whole image, also if the last one has fewer rows."""
+    alpha = np.random.default_rng(0).integers(0, 256, (23, 10, 4), dtype=np.uint8)
+    image = Image.fromarray(alpha).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 3
+    whole = to_gray_or_rgb(image)
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(whole.mode)
+    monkeypatch.setattr("googlenet.data.decode.COMPOSITE_PIXELS", 40)
+    assert np.array_equal(np.asarray(to_gray_or_rgb(image)), np.asarray(expected))
+    assert np.array_equal(np.asarray(whole), np.asarray(expected))

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from googlenet.benchmark.memory import rss_bytes
 from googlenet.serving import server as server_module
 from googlenet.serving.batching import MicroBatcher
-from googlenet.serving.middleware import MemoryPool
+from googlenet.serving.middleware import MemoryPool, Reservation, ResourceBudget
 from googlenet.serving.service import InferenceService
 from servers import RunningServer, fuzz_server, png, serve_in_thread
 
@@ -367,3 +367,16 @@ def test_decoding_that_cannot_start_in_time_is_rejected(held: int, requested: in
 def test_tensors_of_texts_and_lists_are_not_parsed(data: bytes, client: httpx.Client) -> None:
     response = client.post("/v2/models/small/infer", content=fuzz_server().tensor_request(data))
     assert response.status_code == 422 and "too many lists or texts" in response.json()["error"]
+
+
+def test_large_requests_leave_memory_to_small_ones() -> None:
+    """Above 1 MB, a tenth is not available; a request that needs more than half can use all."""
+    budget = ResourceBudget(max_images=8, max_memory=100_000_000)
+    first, second, small = (Reservation(budget) for _ in range(3))
+    first.reserve(memory=48_000_000)
+    second.reserve(memory=42_000_000)
+    with pytest.raises(HTTPException) as error:
+        second.reserve(memory=900_000)
+    assert error.value.status_code == 429
+    small.reserve(images=1, memory=900_000)
+    Reservation(ResourceBudget(8, 100_000_000)).reserve(memory=100_000_000)

@@ -1,6 +1,8 @@
 """Layer-wise normalized SGD: by hand, and the native kernels against PyTorch."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -121,3 +123,13 @@ def test_without_kernels_it_is_pytorchs_sgd_on_scaled_gradients(options: dict, m
     train(ours, optimizers[0])
     train(reference, optimizers[1])
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), reference.parameters(), strict=True))
+
+
+def test_the_compiler_of_pytorch_is_not_imported() -> None:
+    """Building and using an optimizer would import it, which takes about a second of every training."""
+    program = (
+        "import sys, torch; from googlenet.config.parse import read_recipe; from googlenet.training.optim import "
+        "build_optimizer; o = build_optimizer(read_recipe('fashion-mnist-smoke').optimizer, torch.nn.Linear(2, 2)); "
+        "o.zero_grad(); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
