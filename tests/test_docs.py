@@ -24,6 +24,12 @@ from servers import run_server
 ROOT = Path(__file__).parents[1]
 # A translation has the same commands and images as the page that it translates, whose commands are run.
 TRANSLATIONS = {ROOT / "docs" / f"{name}.zh-CN.md": ROOT / "docs" / f"{name}.md" for name in ("start", "tour")}
+# Words that are common elsewhere, and the terms of the Chinese edition of "Dive into Deep Learning" to use instead.
+CHINESE_TERMS = {
+    "池化": "汇聚", "归一化": "规范化", "丢弃法": "暂退法", "准确率": "精度", "图片": "图像", "步长": "步幅",
+    "数据增强": "数据增广", "包围框": "边界框", "锚点框": "锚框", "非极大抑制": "非极大值抑制", "物体检测": "目标检测",
+    "轮次": "迭代周期", "拼接": "连结", "精调": "微调", "过度拟合": "过拟合",
+}  # fmt: skip
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 SHORT = ["--data.max_samples=120", "--batch_size=32", "--epochs=1", "--min_steps=4"]
@@ -171,6 +177,20 @@ def test_translations_have_the_same_commands_values_and_images(page: Path) -> No
     assert len(headings[0]) == len(headings[1])
     assert sorted(values[0]) == sorted(values[1])
     assert len(tables[0]) == len(tables[1])
+    # Paragraph by paragraph, with the same links apart from the language.
+    assert len(texts[0].split("\n\n")) == len(texts[1].split("\n\n"))
+    links = [sorted(re.findall(r"\]\(([^)]*)\)", re.sub(r"\.zh-CN|zh\.(?=d2l)", "", text))) for text in texts]
+    assert links[0] == links[1]
+
+
+@pytest.mark.parametrize(
+    "page", [*TRANSLATIONS, *sorted((ROOT / "notebooks" / "sources").glob("*.md"))], ids=lambda page: page.name
+)
+def test_chinese_pages_use_the_terms_of_the_book(page: Path) -> None:
+    """The words of the Chinese edition of "Dive into Deep Learning", and like there no spaces around Latin words."""
+    text = page.read_text()
+    assert not {word: term for word, term in CHINESE_TERMS.items() if word in text}
+    assert not re.findall(r".{,9}[\u4e00-\u9fff] [\w`].{,9}|.{,9}[\w`] [\u4e00-\u9fff].{,9}", text)
 
 
 def test_readme_python(smoke_run: Path) -> None:
