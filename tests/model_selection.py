@@ -1,4 +1,4 @@
-"""Select the networks that the fast suite tests; `make test-slow` tests all."""
+"""Select the networks that the fast suite tests; `make test-slow` tests the others, `make test-release` the largest."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,13 @@ import pytest
 REPRESENTATIVES = ("googlenet", "googlenet_bn", "googlenet_d2l", "bn_inception", "inception_v3")
 
 
-def mark_slow_models(names: Iterable[str], representatives: Iterable[str] = REPRESENTATIVES) -> list[Any]:
-    """Return the names as parameters of a test, those that are not representatives marked slow."""
-    chosen = set(representatives)
-    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+# They take half of the time of all networks in tests that train or compile.
+LARGEST = ("inception_v4", "inception_resnet_v2", "inception_resnet_v2_paper")
+
+
+def mark_slow_models(
+    names: Iterable[str], representatives: Iterable[str] = REPRESENTATIVES, *, release: Iterable[str] = ()
+) -> list[Any]:
+    """Return the names as parameters of a test: those in `release` marked so, other non-representatives marked slow."""
+    marks = dict.fromkeys(representatives, None) | dict.fromkeys(release, pytest.mark.release)
+    return [pytest.param(name, marks=mark) if (mark := marks.get(name, pytest.mark.slow)) else name for name in names]

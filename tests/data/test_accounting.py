@@ -230,7 +230,7 @@ def test_only_files_that_claim_to_be_images_raise(tmp_path: Path, name: str, con
 
 
 def test_without_usable_images_the_error_lists_the_reasons(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "x.HEIC", b"x")
+    write(tmp_path / "a" / "x.nef", b"x")
     write(tmp_path / "b" / "x.txt", b"x")
     with pytest.raises(ValueError, match=r"no readable image.*convert it to JPEG.*unsupported suffix .txt"):
         load_dataset(f"folder:{tmp_path}", LoadOptions(**OPTIONS))

@@ -1,7 +1,6 @@
-"""The preparation of images: known values, and the functions of the tools themselves where these are installed.
+"""The preparation of images: known values, and the functions of clean-fid and torch-fidelity themselves.
 
-The tools are not a part of the development environment: two of them need an older SciPy. With pytorch-fid 0.3.0,
-clean-fid 0.1.35 and torch-fidelity 0.4.0 installed, these tests compare with them; benchmarks/fid.py compares values.
+benchmarks/fid.py compares the values of all three tools on folders.
 """
 
 import inspect

@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import googlenet
 from googlenet.models.registry import MODELS
-from model_selection import mark_slow_models
+from model_selection import LARGEST, mark_slow_models
 from rounding import assert_rounding
 
 NAMES = googlenet.list_models()
@@ -117,8 +117,7 @@ def test_fx(name: str) -> None:
         torch.testing.assert_close(traced(x), model(x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", mark_slow_models(SOME, (), release=LARGEST))
 def test_export_with_dynamic_shapes(name: str) -> None:
     model = googlenet.create(name, 3).eval()
     size, batch = torch.export.Dim.AUTO, torch.export.Dim.AUTO
@@ -131,8 +130,7 @@ def test_export_with_dynamic_shapes(name: str) -> None:
             assert_rounding(program.module()(x), model(x), exact(x.double()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", mark_slow_models(SOME, (), release=LARGEST))
 def test_compile_without_graph_breaks(name: str) -> None:
     """With the backend eager: graph breaks are errors, but no code is generated."""
     model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads))

@@ -14,7 +14,7 @@ from googlenet.data.dataset import Dataset
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.models.registry import MODELS
 from googlenet.training.optim.normalized_sgd import LayerwiseNormalizedSGD
-from model_selection import mark_slow_models
+from model_selection import LARGEST, mark_slow_models
 
 STEPS = 30
 # At the minimum size the last maps have one pixel; in Inception-v4, deep and without shortcuts, statistics of 32
@@ -35,10 +35,13 @@ def batches(data: Dataset, size: int, batch_size: int) -> list[tuple[Tensor, Ten
     return [(F.interpolate(pixels[rows], (size, size), mode="bilinear"), data.train.labels[rows]) for rows in steps]
 
 
-# One network with batch normalization; all others are slow tests. These two have the layers of inception_resnet_v2 and
-# inception_v3 with other widths and pools, so they learn if those do; their outputs and gradients are tested elsewhere.
+# One network with batch normalization; the others are slow tests, the largest are tested before a release. These two
+# have the layers of inception_resnet_v2 and inception_v3 with other widths and pools, so they learn if those do; their
+# outputs and gradients are tested elsewhere.
 VARIANTS = ("inception_resnet_v2_paper", "inception_v3_fid")
-NAMES = mark_slow_models([name for name in googlenet.list_models() if name not in VARIANTS], ("googlenet_bn",))
+NAMES = mark_slow_models(
+    [name for name in googlenet.list_models() if name not in VARIANTS], ("googlenet_bn",), release=LARGEST
+)
 
 
 @pytest.mark.accuracy

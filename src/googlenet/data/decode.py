@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,12 +27,11 @@ try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-try:
+READS_HEIF = find_spec("pillow_heif") is not None
+if READS_HEIF:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-except ImportError:
-    pillow_heif = None
 
 MAX_PIXELS = 100_000_000  # larger images are not decoded: a few kilobytes of PNG can decode to gigabytes
 # Raster formats that Pillow decodes by itself: not those that run an interpreter (EPS, PDF) or that it only displays.
@@ -40,7 +40,7 @@ SUFFIXES = frozenset((
     ".avif", ".avifs", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".icb", ".vda", ".vst", ".ico", ".cur", ".icns",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".dcx", ".dds", ".sgi", ".rgb", ".rgba", ".bw", ".xbm", ".xpm",
     ".qoi", ".psd", ".ras", ".msp", ".blp", ".npy",
-    *((".heic", ".heif", ".hif") if pillow_heif else ()),
+    *((".heic", ".heif", ".hif") if READS_HEIF else ()),
 ))  # fmt: skip
 # What makes an image with an EXIF orientation upright.
 TRANSPOSE_METHODS: dict[Any, Image.Transpose] = dict(enumerate(
@@ -54,7 +54,7 @@ SWAPPING_METHODS = [TRANSPOSE_METHODS[orientation] for orientation in range(5, 9
 FULL_SIZE = "full_size"
 ARRAY_MODE = "channels:"
 GRAY_MODES = ("1", "L", "LA", "La", "F")  # and those that start with I
-HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or install pillow-heif"
+HEIF_ADVICE = "HEIF image: convert it to JPEG or PNG, or pip install 'googlenet[heif]'"
 HEIF_HEADER = re.compile(rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -303,7 +303,9 @@ def image_error(error: Exception, label: str, max_pixels: int = MAX_PIXELS, head
         PermissionError: "permission denied",
         Image.DecompressionBombError: f"its pixels are more than the {max_pixels:,} allowed; resize it first",
         UnidentifiedImageError: describe_placeholder(head)
-        or (HEIF_ADVICE if HEIF_HEADER.match(head) else "not an image in a format that Pillow reads"),
+        or (
+            HEIF_ADVICE if not READS_HEIF and HEIF_HEADER.match(head) else "not an image in a format that Pillow reads"
+        ),
     }
     # Pillow's own OSErrors have no number: those that have one come from the file system.
     failed = isinstance(error, OSError) and error.errno
