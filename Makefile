@@ -11,7 +11,7 @@ BENCHMARKS := ablation augmentation cam_localization d2l_recipe decoding deploym
 help:
 	@echo "make demo   set up, train GoogLeNet on Fashion-MNIST, classify sample images (about 3 minutes on 2 cores)"
 	@echo "make test   set up, lint and run the fast tests (3 minutes of set-up, then 6 minutes on 2 cores)"
-	@echo "make test-slow     the tests that take too long for every change (about 15 minutes)"
+	@echo "make test-slow     the tests that take too long for every change (about 10 minutes)"
 	@echo "make test-cpus     the tests whose numbers depend on the processor, as on each kind of x86-64 CPU"
 	@echo "make test-margins  the tests that hold a training to an accuracy, with five seeds on each kind of CPU"
 	@echo "make test-random   the fast tests in random order; SEED=N repeats one"
@@ -75,7 +75,7 @@ test-slow: lint tools
 	$(BIN)/googlenet download fashion-mnist
 	$(PYTEST) -m slow
 
-# The wheel in a new environment, the site in a browser, all notebooks.
+# The wheel in a new environment, the site in a browser, all notebooks, and tests of the largest networks.
 test-release: lint tools
 	$(BIN)/googlenet download fashion-mnist
 	$(PYTEST) -m release

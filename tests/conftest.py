@@ -31,6 +31,7 @@ pytest_plugins = ["exported_folders", "servers"]
 
 # Changes the seeds of the tests that hold a training to an accuracy (marker "accuracy"), to measure their margins.
 SEED = int(os.environ.get("TEST_SEED", "0"))
+NUM_THREADS = torch.get_num_threads()
 
 # No deadline: execution times depend on the load of the machine.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
@@ -221,13 +222,18 @@ def seed_everything(name: str) -> int:
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
     """Seed each fixture from its name, independent of the order and the worker."""
+    torch.set_num_threads(NUM_THREADS)
     seed_everything(f"{fixturedef.baseid}::{fixturedef.argname}")
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Seed each test from its name and print the seed, which pytest shows for a failure."""
+    """Seed each test from its name and print the seed, which pytest shows for a failure.
+
+    Engines set the threads of the process, and the sums of a training depend on their number.
+    """
+    torch.set_num_threads(NUM_THREADS)
     print(f"seed {seed_everything(item.nodeid)}")
     return (yield)
 

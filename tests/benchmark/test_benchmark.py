@@ -109,7 +109,7 @@ def test_resident_memory() -> None:
     assert 1e7 < rss_bytes() <= rss_bytes(peak=True)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_rows_and_plot(smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = tmp_path / "speed.png"
     arguments = ["--engines", "onnxruntime", "--batches", "1,4", "--threads", "1", "--seconds", "0.02"]

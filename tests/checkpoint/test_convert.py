@@ -100,7 +100,7 @@ def test_same_outputs_in_evaluation(name: str, dtype: torch.dtype) -> None:
     assert all(torch.equal(tensors[key], expected[key]) for key in tensors)
 
 
-@pytest.mark.parametrize("index", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+@pytest.mark.parametrize("index", [0, *(pytest.param(n, marks=pytest.mark.release) for n in (1, 2))])
 @pytest.mark.parametrize("name", mark_slow_models(EXTERNAL, ("torchvision:googlenet",)))
 def test_same_training_step(name: str, index: int) -> None:
     """Outputs with those of the auxiliary heads, gradients of every parameter, updated statistics.

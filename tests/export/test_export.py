@@ -27,7 +27,7 @@ from googlenet.export.exporter import ExportData, ExportOptions, export
 from servers import command_without_packages
 
 FAST_ENGINES = ("onnxruntime", "openvino", "ncnn")
-ENGINES = (pytest.param("torch", marks=pytest.mark.slow), *FAST_ENGINES)
+ENGINES = (pytest.param("torch", marks=pytest.mark.release), *FAST_ENGINES)
 
 
 def folder_with(request: pytest.FixtureRequest, engine: str) -> Path:
@@ -153,7 +153,7 @@ def test_colors_softmax_and_normalization_across_channels(test_images: Split, tm
 
 @pytest.mark.parametrize(
     "name",
-    ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow), pytest.param("ncnn", marks=pytest.mark.slow)],
+    ["openvino", *(pytest.param(name, marks=pytest.mark.release) for name in ("onnxruntime", "ncnn"))],
 )
 def test_closing_in_the_order_of_opening_leaves_signals_working(name: str, exported_folder: Path) -> None:
     """The main thread has an alternative signal stack, which an engine may replace; a signal must still be handled."""

@@ -40,7 +40,9 @@ def batches(data: Dataset, size: int, batch_size: int) -> list[tuple[Tensor, Ten
 # outputs and gradients are tested elsewhere.
 VARIANTS = ("inception_resnet_v2_paper", "inception_v3_fid")
 NAMES = mark_slow_models(
-    [name for name in googlenet.list_models() if name not in VARIANTS], ("googlenet_bn",), release=LARGEST
+    [name for name in googlenet.list_models() if name not in VARIANTS],
+    ("googlenet_bn",),
+    release=(*LARGEST, "inception_v2"),
 )
 
 

@@ -65,7 +65,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
                 "--optimizer.clip_grad_norm=1",
                 "--optimizer.lr=0.1",
             ],
-            marks=pytest.mark.slow,
+            marks=pytest.mark.release,
             id="no normalization, three",
         ),
         pytest.param(

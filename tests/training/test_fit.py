@@ -49,7 +49,12 @@ def uninterrupted(trained: Trained) -> Path:
 
 
 @pytest.mark.parametrize(
-    "point", ["7:during", *(pytest.param(p, marks=pytest.mark.slow) for p in ("1:after", "10:step", "14:before"))]
+    "point",
+    [
+        "7:during",
+        pytest.param("1:after", marks=pytest.mark.slow),
+        *(pytest.param(p, marks=pytest.mark.release) for p in ("10:step", "14:before")),
+    ],
 )
 def test_crashed_run_resumes_to_the_same_weights(
     point: str, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +88,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("options", mark_slow_models(RESUMED, ("timm, accumulation",)))
-@pytest.mark.parametrize("point", ["5:during", pytest.param("3:step", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("point", ["5:during", pytest.param("3:step", marks=pytest.mark.release)])
 def test_every_option_resumes_to_the_same_weights(
     point: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
