@@ -1,14 +1,19 @@
 """Dynamic batching: keys, batch size, delay, order, errors and cancellation."""
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
 from googlenet.serving.batching import BatchResult, MicroBatcher
+from googlenet.serving.service import DECODE_NICENESS, initialize_decoding_thread
 
 
 def run_with_batcher(work: Callable[[MicroBatcher], Awaitable[Any]], max_delay: float = 0.05) -> Any:
@@ -126,3 +131,15 @@ def test_stop_cancels_queued_items() -> None:
             await submitted
 
     asyncio.run(go())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_decoding_yields_to_computing() -> None:
+    """The threads that decode have a lower priority than those that compute, which is that of the process."""
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with ThreadPoolExecutor(1, initializer=initialize_decoding_thread) as pool:
+        assert pool.submit(niceness).result() == min(niceness() + DECODE_NICENESS, 19)
+        assert pool.submit(torch.get_num_threads).result() == 1

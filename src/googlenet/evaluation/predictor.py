@@ -102,7 +102,7 @@ def predictor_device(predictor: object) -> torch.device:
 
 def round_to_uint8(images: Tensor) -> Tensor:
     """Round float pixels in 0..255 to uint8, the input type of exported files."""
-    return images if images.dtype == torch.uint8 else images.round().clamp(0, 255).to(torch.uint8)
+    return images if images.dtype == torch.uint8 else images.round().clamp_(0, 255).to(torch.uint8)
 
 
 def predict_split(
