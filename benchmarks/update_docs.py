@@ -25,7 +25,7 @@ PAGES = {
     "cam_localization": "explain.md",
     "fid": "fid.md",
     "deployment": "performance.md", "deployment_avx2": "performance.md", "export_parity": "export.md",
-    "serving": "serving.md", "fuzz_server": "serving.md", "hostile_server": "serving.md", "ray_predict": "serving.md",
+    "serving": "serving.md", "serving_bfloat16": "serving.md", "fuzz_server": "serving.md", "hostile_server": "serving.md", "ray_predict": "serving.md",
     "detection": "detection.md", "detection_baseline": "detection.md",
     "rcnn": "detection-rcnn.md", "rcnn_ensemble": "detection-rcnn.md",
 }  # fmt: skip
@@ -58,6 +58,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "deployment_avx2": engines.deployment,
     "export_parity": engines.export_parity,
     "serving": serving.serving,
+    "serving_bfloat16": serving.serving,
     "fuzz_server": serving.fuzz_server,
     "hostile_server": serving.hostile_server,
     "ray_predict": serving.ray_predict,

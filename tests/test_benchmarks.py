@@ -59,6 +59,7 @@ def test_names_imported_inside_functions_exist(name: str) -> None:
 # Results of a benchmark with other arguments.
 OWN_COMMANDS = {
     "deployment_avx2": "benchmarks/deployment.py --limit-isa avx2",
+    "serving_bfloat16": "benchmarks/serving.py --engine openvino:bfloat16",
     "ablation_slim": "benchmarks/ablation.py --recipe fashion-mnist-slim",
 }
 
