@@ -105,7 +105,10 @@ def execute(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
     client.execute()
     for cell in node.cells:
         cell.metadata.pop("execution", None)
-    return json.loads(nbformat.writes(node))
+    executed: dict[str, Any] = json.loads(nbformat.writes(node))
+    for cell in executed["cells"]:
+        cell["source"] = "".join(cell["source"])  # nbformat splits it into lines
+    return executed
 
 
 def write(path: Path, language: str, executed: dict[str, Any]) -> None:
