@@ -25,7 +25,8 @@ PAGES = {
     "cam_localization": "explain.md",
     "fid": "fid.md",
     "deployment": "performance.md", "deployment_avx2": "performance.md", "export_parity": "export.md",
-    "serving": "serving.md", "serving_bfloat16": "serving.md", "fuzz_server": "serving.md", "hostile_server": "serving.md", "ray_predict": "serving.md",
+    "serving": "serving.md", "serving_bfloat16": "serving.md", "fuzz_server": "serving.md",
+    "hostile_server": "serving.md", "ray_predict": "serving.md",
     "detection": "detection.md", "detection_baseline": "detection.md",
     "rcnn": "detection-rcnn.md", "rcnn_ensemble": "detection-rcnn.md",
 }  # fmt: skip

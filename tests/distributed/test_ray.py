@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from googlenet.cli import serve
+from googlenet.cli.main import main
 from googlenet.cli.serve import build_app
+from googlenet.distributed import ray_serve
 from googlenet.distributed.batch_predict import Job, _check_job, _Worker, predict_sharded, shard_file
 from googlenet.distributed.ray_serve import Replicas, build_ray_application, start_ray_serve
 from googlenet.inference.predict import PredictOptions
@@ -24,6 +27,7 @@ from googlenet.serving.config import ServeConfig
 from servers import png, predict_offline, probabilities
 
 ray = pytest.importorskip("ray")
+cloudpickle = pytest.importorskip("ray.cloudpickle")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +157,30 @@ def test_killed_worker_loses_nothing(small_run: Path, tmp_path: Path) -> None:
     assert predict_sharded(paths, job, out, 1, shard_size=4) == (150, 1, 38, 37)
     assert shard_file(out, 6).stat().st_mtime_ns == modified
     assert json.loads((out / "job.json").read_text())["images"] == 150
+
+
+def test_replicas_find_the_models_and_get_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas run in another working directory, and Ray stores what is sent to them."""
+    sent: list[Any] = []
+    monkeypatch.setattr(ray_serve, "build_ray_application", lambda *arguments: sent.extend(arguments))
+    monkeypatch.setattr(ray_serve, "start_ray_serve", lambda *_: lambda: None)
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(signal, "sigwait", lambda _: signal.SIGTERM)
+    monkeypatch.setattr(serve, "build_app", lambda config: config)
+    (tmp_path / "runs" / "cats").mkdir(parents=True)
+    (tmp_path / "key").write_text("s3cret\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["serve", "runs/cats", "--replicas", "1:3", "--threads", "2", "--api-key-file", "key", "--port", "0"]
+    assert main(arguments) == 0
+    build_replica, replicas, _ = sent
+    assert replicas == Replicas(1, 3, num_cpus=2)
+    assert b"s3cret" not in cloudpickle.dumps(build_replica)
+    monkeypatch.chdir("/")
+    config = build_replica()
+    assert config.models == {"cats": str(tmp_path / "runs" / "cats")} and config.api_key == "s3cret"
+    (tmp_path / "key").unlink()
+    with pytest.raises((ValueError, OSError), match="key"):
+        build_replica()
 
 
 @pytest.mark.slow

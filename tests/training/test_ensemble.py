@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 
 import googlenet as package
+from googlenet.checkpoint.format import Checkpoint
 from googlenet.cli.main import main
 from googlenet.config.parse import read_recipe
 from googlenet.config.schema import ModelConfig, Recipe
 from googlenet.data.sources import LoadOptions, load_dataset
 from googlenet.errors import InterruptedRunError
+from googlenet.inference import loading
+from googlenet.inference.loading import load_predictor
 from googlenet.models.ensemble import Ensemble, get_networks
 from googlenet.training import ensemble
 from googlenet.training.ensemble import create_ensemble, member_recipes, train_ensemble
@@ -140,6 +143,20 @@ def test_predict_and_evaluate_with_the_folder(pair: Path, tmp_path: Path, capsys
     )
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows[0]["macs"] > 0
+
+
+def test_engines_are_compared_on_the_first_members_images(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Path] = []
+
+    def choose(checkpoint: Checkpoint, engine: str, threads: int | None, calibration: Path, size: int | None) -> object:
+        compared.append(calibration)
+        return object()
+
+    monkeypatch.setattr(loading, "cached_engine", choose)
+    load_predictor(str(pair), "auto")
+    load_predictor(str(pair / "member-2"), "auto")
+    assert compared == [pair / "member-1" / "calibration.npz", pair / "member-2" / "calibration.npz"]
+    assert all(path.is_file() for path in compared)
 
 
 def test_wrong_usage_leaves_nothing_behind(pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

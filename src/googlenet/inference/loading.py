@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 
+from ..checkpoint.ensemble import EnsembleInfo, is_ensemble
 from ..checkpoint.format import Checkpoint
 from ..checkpoint.load import load
 from ..config.schema import DataConfig
@@ -105,7 +106,7 @@ def load_predictor(
         if threads is not None:
             torch.set_num_threads(threads)
     elif engine is not None:
-        calibration = Path(path) / CALIBRATION_NAME
+        calibration = calibration_file(Path(path))
         return LoadedModel.of(cached_engine(checkpoint, engine, threads, calibration, size), checkpoint)
     device = pick_device("auto")
     model, preprocess, classes = checkpoint.model.to(device), checkpoint.preprocess, checkpoint.classes
@@ -115,6 +116,12 @@ def load_predictor(
     if device.type == "cpu":
         to_channels_last(model)
     return LoadedModel.of(NetworkPredictor(model, preprocess, classes, checkpoint.thresholds), checkpoint)
+
+
+def calibration_file(folder: Path) -> Path:
+    """Return the path of the calibration images of a run; those of an ensemble are its first member's."""
+    run = EnsembleInfo.read(folder).runs(folder)[0] if is_ensemble(folder) else folder
+    return run / CALIBRATION_NAME
 
 
 def _load_exported(
