@@ -5,7 +5,7 @@ The tests of single modules run with the kernels compiled for each instruction s
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import googlenet
 from googlenet import kernels
-from googlenet.kernels import build, levels
+from googlenet.kernels import build, ffi, levels
 from googlenet.kernels.conv_bn_relu import norm_relu, norm_relu_backward
 from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_channels
 from googlenet.models.init import init_weights
@@ -43,6 +43,23 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     assert kernels.load_kernels() is not None
     yield request.param
     kernels.load_kernels.cache_clear()
+
+
+def test_another_level_calls_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions are looked up once, but for each library."""
+    called: list[str] = []
+
+    class Library:
+        def __init__(self, name: str):
+            self.name = name
+
+        def __getitem__(self, _: str) -> Callable[..., None]:
+            return lambda *_: called.append(self.name)
+
+    for library in (Library("first"), Library("second"), Library("second")):
+        monkeypatch.setattr(ffi, "load_kernels", lambda library=library: library)
+        ffi.call_function("step", 1, 2.0)
+    assert called == ["first", "second", "second"]
 
 
 @pytest.fixture(autouse=True)

@@ -23,14 +23,14 @@ def call_function(name: str, *arguments: Argument) -> None:
     A tensor is passed as the address of its first element, so that it can be a view of some columns of a matrix.
     """
     values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    _function(name, tuple(map(type, values)))(*values)
+    library = load_kernels()
+    assert library is not None
+    _function(library, name, tuple(map(type, values)))(*values)
 
 
 @functools.cache
-def _function(name: str, types: tuple[type, ...]) -> Callable[..., None]:
+def _function(library: ctypes.CDLL, name: str, types: tuple[type, ...]) -> Callable[..., None]:
     """Return a function of the library that takes arguments of these types."""
-    library = load_kernels()
-    assert library is not None
     # Not `library.name`, which is one object for all types of arguments.
     function = library[name]
     # On the systems that the kernels are compiled for, a pointer is passed like a long.
