@@ -87,7 +87,7 @@ def test_a_folder_that_does_not_need_this_package(scenes_run: Path, tmp_path: Pa
     assert command("export", scenes_run, "--format", "onnx,ncnn", "--out", tmp_path / "new").code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_several_sizes_in_one_file(scenes_run: Path, tmp_path: Path, fashion_mnist_folder: Path) -> None:
     """The file merges the boxes of all its sizes like `DetectorPredictor`."""
     out = tmp_path / "exported"

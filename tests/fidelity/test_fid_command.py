@@ -23,6 +23,7 @@ from googlenet.fidelity.engines import PRECISIONS
 from googlenet.fidelity.modes import MODES
 from googlenet.fidelity.report import realism_of
 from googlenet.fidelity.statistics import frechet_distance, moments_of
+from model_selection import mark_slow_models
 
 NUM_IMAGES = 26
 
@@ -398,8 +399,7 @@ def test_realism_is_the_largest_ratio_of_radius_and_distance() -> None:
     torch.testing.assert_close(result.distances, distances.sort(dim=1).values[:, :5])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", mark_slow_models(["onnxruntime", "openvino"], (), release=("openvino",)))
 def test_engines_compute_the_same_features(engine: str, network: Path, cache: Path) -> None:
     pytest.importorskip(engine)
     pytest.importorskip("onnxscript")

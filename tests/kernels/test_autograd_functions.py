@@ -21,7 +21,7 @@ from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_c
 from googlenet.models.init import init_weights
 from googlenet.models.layers import Conv, ConvNormAct, MaxPool
 from googlenet.models.registry import MODELS
-from model_selection import mark_slow_models
+from model_selection import LARGEST, mark_slow_models
 from rounding import assert_rounding
 
 pytestmark = [
@@ -187,7 +187,7 @@ def test_nan_propagates(norm: str) -> None:
             assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("name", mark_slow_models(googlenet.list_models()))
+@pytest.mark.parametrize("name", mark_slow_models(googlenet.list_models(), release=LARGEST))
 @pytest.mark.parametrize("extra", [0, 13])
 def test_network(name: str, extra: int) -> None:
     """Outputs only: rounding that changes one ReLU changes single gradients by much more than 1e-4."""

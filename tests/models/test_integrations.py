@@ -130,7 +130,7 @@ def test_export_with_dynamic_shapes(name: str) -> None:
             assert_rounding(program.module()(x), model(x), exact(x.double()))
 
 
-@pytest.mark.parametrize("name", mark_slow_models(SOME, (), release=LARGEST))
+@pytest.mark.parametrize("name", mark_slow_models(SOME, (), release=(*LARGEST, "inception_v3")))
 def test_compile_without_graph_breaks(name: str) -> None:
     """With the backend eager: graph breaks are errors, but no code is generated."""
     model = googlenet.create(name, 3, aux=bool(MODELS[name].aux_heads))

@@ -42,7 +42,7 @@ VARIANTS = ("inception_resnet_v2_paper", "inception_v3_fid")
 NAMES = mark_slow_models(
     [name for name in googlenet.list_models() if name not in VARIANTS],
     ("googlenet_bn",),
-    release=(*LARGEST, "inception_v2"),
+    release=(*LARGEST, "inception_v2", "inception_v3"),
 )
 
 

@@ -115,7 +115,7 @@ def test_shared_work_equals_one_process(tmp_path: Path) -> None:
     wait_for(torchrun(2, str(Path(__file__).with_name("distributed_worker.py")), str(tmp_path)))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_run_with_a_killed_worker_ends_with_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL of the second of two processes in the middle of step 9; torchrun starts both again."""
     recipe = (
