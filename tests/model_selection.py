@@ -9,7 +9,7 @@ import pytest
 REPRESENTATIVES = ("googlenet", "googlenet_bn", "googlenet_d2l", "bn_inception", "inception_v3")
 
 
-# They take half of the time of all networks in tests that train or compile.
+# They take half of the time of all networks. Conversion of their weights, with equal outputs, is a slow test.
 LARGEST = ("inception_v4", "inception_resnet_v2", "inception_resnet_v2_paper")
 
 

@@ -183,7 +183,7 @@ def test_replicas_find_the_models_and_get_no_key(tmp_path: Path, monkeypatch: py
         build_replica()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("cluster")
 def test_server_in_replicas(small_run: Path) -> None:
     config = ServeConfig({"small": str(small_run)}, threads=1, api_key="s3cret", reload_interval=0)

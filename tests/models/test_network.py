@@ -12,7 +12,7 @@ from torch import Tensor
 
 import googlenet
 from googlenet.models.registry import MODELS
-from model_selection import mark_slow_models
+from model_selection import LARGEST, mark_slow_models
 
 NAMES = googlenet.list_models()
 WITH_AUX = [name for name in NAMES if MODELS[name].aux_heads]
@@ -22,7 +22,7 @@ def min_size(name: str) -> int:
     return MODELS[name].min_size
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_contract(name: str) -> None:
     """Forward, backward, heads, features, resets: what timm's tests check for its models."""
     size = min_size(name) + 4
@@ -63,7 +63,7 @@ def test_contract(name: str) -> None:
             model.reset_classifier(-1)
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_features_match_feature_info(name: str) -> None:
     model = googlenet.create(name, 7).eval()
     size = MODELS[name].input_size
@@ -79,7 +79,7 @@ def test_features_match_feature_info(name: str) -> None:
         assert size / info.stride - 7 <= output.shape[2] == output.shape[3] <= size / info.stride + 1
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_forward_intermediates(name: str) -> None:
     model = googlenet.create(name, 7).eval()
     x = torch.randn(1, 3, min_size(name), min_size(name))
@@ -104,7 +104,7 @@ def test_forward_intermediates(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem_stride", [4, 2, 1])
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_min_size_is_the_smallest_valid_size(name: str, stem_stride: int) -> None:
     model = googlenet.create(name, 3, stem_stride=stem_stride).to("meta").eval()
     size = model.min_size
@@ -121,7 +121,7 @@ def test_min_size_is_the_smallest_valid_size(name: str, stem_stride: int) -> Non
             model(too_small)
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_double_precision_and_rectangular_inputs(name: str) -> None:
     model = googlenet.create(name, 3, seed=1).double().eval()
     x = torch.randn(1, 3, min_size(name) + 6, min_size(name) + 1, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_double_precision_and_rectangular_inputs(name: str) -> None:
         assert error <= 2**-12 * exact.abs().max()
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_spatial_pyramid_pooling(name: str) -> None:
     model = googlenet.create(name, 3, spp_levels=(1, 2, 4)).eval()
     channels = model.feature_info[-1].channels
@@ -227,7 +227,7 @@ def test_residual_block() -> None:
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_copies_and_pickles(name: str) -> None:
     model = googlenet.create(name, 2, seed=4).eval()
     x = torch.randn(1, 3, min_size(name), min_size(name))
@@ -258,7 +258,7 @@ def test_invalid_options(options: dict[str, object], message: str) -> None:
         googlenet.create("inception_v3", pool_mode="same")
 
 
-@pytest.mark.parametrize("name", mark_slow_models(NAMES))
+@pytest.mark.parametrize("name", mark_slow_models(NAMES, release=LARGEST))
 def test_building_does_not_need_scipy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In other libraries SciPy's truncated normal makes building take minutes; `make bench-overheads` measures it."""
     monkeypatch.setitem(sys.modules, "scipy", None)

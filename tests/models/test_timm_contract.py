@@ -14,10 +14,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import googlenet
 from googlenet.models.registry import MODELS
-from model_selection import mark_slow_models
+from model_selection import LARGEST, mark_slow_models
 
 REGISTERED = [name for name in MODELS if name not in ("inception_v3", "inception_v4", "inception_resnet_v2")]
-MODELS_TO_TEST = mark_slow_models(REGISTERED)
+MODELS_TO_TEST = mark_slow_models(REGISTERED, release=LARGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
