@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,14 @@ def test_dependencies_have_reasons_and_are_used() -> None:
         assert f"| {name} | {reason} |" in page
         used = rf"\b(import|from) {re.escape(MODULES.get(name, name))}\b|TrackerSpec\(\"{name}\""
         assert re.search(used, source), name
+
+
+def test_extras_are_described() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = (ROOT / "docs" / "install.md").read_text().partition("| extra |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))) == (
+        extras.keys() - {"dev"}
+    )
 
 
 def test_citation_has_the_version_of_the_package() -> None:
