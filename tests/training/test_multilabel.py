@@ -14,13 +14,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import googlenet as package
-from conftest import BuildOnce, googlenet
+from conftest import SEED, BuildOnce, googlenet
 from googlenet.evaluation.metrics import Predictions
 from googlenet.evaluation.multilabel import choose_thresholds, multilabel_metrics
 from googlenet.models.ensemble import average_logits
 
 LABELS = ("dark", "left", "top")
 SHORT = ["--batch-size", 16, "--image-size", 16, "--epochs", 6]
+# The recipe's flips and shifts would change the labels.
+LEARNING = (
+    "--augment.flip none --augment.translate 0 --model.dropout 0 --epochs 12 --optimizer.name normalized_sgd"
+    " --optimizer.lr 0.01"
+).split()
 
 
 def draw_images(folder: Path, count: int = 96) -> Path:
@@ -52,8 +57,9 @@ def table(build_once: BuildOnce) -> Path:
 def label_run(build_once: BuildOnce, table: Path) -> Path:
     def build(folder: Path) -> None:
         done = googlenet(
-            "train", "fashion-mnist-smoke", "--task", "multilabel", "--data", f"table:{table}", *SHORT, "--out", folder
-        )
+            "train", "fashion-mnist-smoke", "--task", "multilabel", "--data", f"table:{table}", *SHORT, *LEARNING,
+            "--seed", SEED, "--out", folder,
+        )  # fmt: skip
         assert done.code == 0, done.err
 
     return build_once("label-run", build)
@@ -116,10 +122,13 @@ def test_a_run_stores_thresholds_and_metrics(label_run: Path, table: Path) -> No
     assert "Thresholds, chosen on the validation images: dark 0." in (label_run / "report.html").read_text()
 
 
+@pytest.mark.accuracy
+@pytest.mark.cpu
 def test_the_network_has_learned(label_run: Path) -> None:
+    """With five seeds the mean average precision is 0.947 to 1, on AVX-512 with bfloat16 and on AVX2."""
     metrics = package.load(label_run).metrics["test"]
     # A constant prediction has the mean of the labels' frequencies, about 0.4.
-    assert metrics["map"] > 0.6
+    assert metrics["map"] > 0.8
 
 
 def test_predict_names_the_labels_above_their_thresholds(label_run: Path, table: Path) -> None:
