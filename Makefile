@@ -89,11 +89,11 @@ test-random: lint tools
 
 test-cpus: lint tools
 	$(BIN)/googlenet download fashion-mnist
-	$(BIN)/python tests/cpus.py -m "cpu and not slow"
+	$(BIN)/python tests/cpus.py -m "cpu and not slow and not release"
 
 test-margins: lint tools
 	$(BIN)/googlenet download fashion-mnist
-	$(BIN)/python tests/cpus.py --seeds 5 -m "accuracy and not slow"
+	$(BIN)/python tests/cpus.py --seeds 5 -m "accuracy and not slow and not release"
 
 bench: bench-throughput race
 
