@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCHMARKS := ablation augmentation cam_localization d2l_recipe decoding deployment detection detection_baseline ensemble export_parity \
-	fid finetune fuzz_server gpu hostile_server init_without_norm load models multi_scale overheads own_images plan_rules ray_predict rcnn \
+	fid fid_values finetune fuzz_server gpu hostile_server init_without_norm load models multi_scale overheads own_images plan_rules ray_predict rcnn \
 	serving step_profile throughput
 
 .PHONY: help setup demo test test-slow test-release test-cpus test-margins test-random lint bench race docs docs-results notebooks dist clean

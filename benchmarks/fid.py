@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -37,16 +37,20 @@ def write_image(root: Path, spread: int, index: int) -> None:
     Image.fromarray(pixels).save(root / f"{index:06}.png")
 
 
-def write_weights(path: Path, images: Path) -> None:
-    """Write random weights whose normalizations have the statistics of some images, as after training."""
+def write_weights(path: Path, folders: Sequence[Path], count: int = 32) -> None:
+    """Write random weights whose normalizations have the statistics of `count` images of each folder.
+
+    The logits differ between images with a standard deviation of 2, so that the Inception Score is clearly above 1.
+    """
     from googlenet import create_model
     from googlenet.checkpoint.interop.convert import to_external_state_dict
     from googlenet.checkpoint.interop.key_maps import SOURCE_MODELS
 
     torch.manual_seed(0)
-    model = create_model("inception_v3_fid", 1008, aux=False)
-    files = sorted(images.iterdir())[:16]
-    arrays = [np.array(Image.open(file).resize((299, 299))) for file in files]
+    model: Any = create_model("inception_v3_fid", 1008, aux=False)
+    # Every batch has images of all folders: images unlike those of the statistics have features that grow by layer.
+    files = [file for group in zip(*(_spread(folder, count) for folder in folders), strict=True) for file in group]
+    arrays = [np.array(Image.open(file).convert("RGB").resize((299, 299))) for file in files]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -54,9 +58,17 @@ def write_weights(path: Path, images: Path) -> None:
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.uniform_(module.bias, -0.3, 0.3)
     with torch.no_grad():
-        model.train()(pixels)
+        for batch in pixels.split(32):
+            model.train()(batch)
+        model.classifier.weight.mul_(2 / model.eval()(pixels[:32]).std(0).mean())
     external = to_external_state_dict(SOURCE_MODELS["fid:inception_v3"], model.state_dict(), "inception_v3_fid")
     torch.save({key: value.contiguous() for key, value in external.items()}, path)
+
+
+def _spread(folder: Path, count: int) -> list[Path]:
+    """Return `count` files of a folder, evenly spaced."""
+    files = sorted(folder.iterdir())
+    return [files[index * len(files) // count] for index in range(count)]
 
 
 def measure_googlenet(real: Path, fake: Path, work: Path, like: str = "clean-fid") -> dict[str, Any]:
@@ -76,13 +88,18 @@ def measure_googlenet(real: Path, fake: Path, work: Path, like: str = "clean-fid
     }
 
 
-def measure_pytorch_fid(real: Path, fake: Path, work: Path) -> dict[str, Any]:
-    """Return the value of pytorch-fid with its defaults."""
+def store_for_pytorch_fid(work: Path) -> None:
+    """Link the weights to where PyTorch stores downloads, from which pytorch-fid reads them."""
     os.environ["TORCH_HOME"] = str(work / "torch")
     stored = work / "torch" / "hub" / "checkpoints" / WEIGHTS
     stored.parent.mkdir(parents=True, exist_ok=True)
     if not stored.exists():
         stored.symlink_to(work / WEIGHTS)
+
+
+def measure_pytorch_fid(real: Path, fake: Path, work: Path) -> dict[str, Any]:
+    """Return the value of pytorch-fid with its defaults."""
+    store_for_pytorch_fid(work)
     from pytorch_fid.fid_score import calculate_fid_given_paths
 
     workers = min(os.cpu_count() or 1, 8)
@@ -171,7 +188,7 @@ def compare(images: int, sides: list[str], peer_python: str) -> dict[str, Any]:
                 folder.mkdir()
                 list(pool.map(partial(write_image, folder, spread), range(images), chunksize=32))
                 folders.append(str(folder))
-        write_weights(work / WEIGHTS, work / "real")
+        write_weights(work / WEIGHTS, [work / "real", work / "fake"])
         for name in sides:
             python = sys.executable if name.startswith("googlenet") else peer_python
             command = [python, __file__, "--run-side", name, *folders, str(work)]

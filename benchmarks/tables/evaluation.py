@@ -2,6 +2,8 @@
 
 from .markdown import Result, plural, table
 
+METRIC_NAMES = ["fid", "kid", "kid sd", "inception score", "inception score sd", "precision", "recall"]
+
 
 def ensemble(result: Result) -> str:
     """Format the paper's table, the comparisons, the accuracy by scale, and the speed of crops."""
@@ -92,4 +94,20 @@ def fid(result: Result) -> str:
     return (
         f"{table(header, rows)}\n\n{result['images']:,} images of {result['size']} px in each set, random weights, "
         f"{plural(result['cores'], 'core')}, torch {result['torch']}, from files to the value, one run.{seconds}"
+    )
+
+
+def fid_values(result: Result) -> str:
+    """Format every value of the tools, and the relative differences of this package's values from them."""
+    rows: list[list[object]] = [
+        [
+            row["metric"], row["tool"], f"{row['value']:.7g}", f"{row['googlenet']:.7g}",
+            f"{row['relative_difference']:.1e}", f"{row['relative_difference_of_formula']:.1e}",
+        ]
+        for row in sorted(result["rows"], key=lambda row: METRIC_NAMES.index(row["metric"]))
+    ]  # fmt: skip
+    header = ["metric", "tool", "its value", "`--like` it", "relative difference", "from the features of the tool"]
+    return (
+        f"{table(header, rows)}\n\n{result['images']:,} images in each set: Fashion-MNIST in several sizes, and "
+        f"drawings of Openclipart. Random weights; {result['engine']} in float32, torch {result['torch']}."
     )

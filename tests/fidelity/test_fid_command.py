@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from googlenet.fidelity.engines import PRECISIONS
 from googlenet.fidelity.modes import MODES
 from googlenet.fidelity.report import realism_of
 from googlenet.fidelity.statistics import frechet_distance, moments_of
+from googlenet.fidelity.stats_file import read_stats
 from model_selection import mark_slow_models
 
 NUM_IMAGES = 26
@@ -102,6 +104,13 @@ def test_all_metrics_of_folders(real: Path, fake: Path, network: Path, cache: Pa
     assert googlenet(*arguments, "--no-cache", "--json").json["fid"] == document["fid"]
 
 
+def test_the_document_contains_every_value(real: Path, fake: Path) -> None:
+    result = package.fid(str(real), str(fake), features=color_statistics, metrics=["fid", "kid", "prdc"])
+    document = result.to_dict()
+    assert {name: document[name] for name in result.values} == result.values
+    assert {name: document[name] for name in result.settings} == result.settings
+
+
 def test_the_three_modes_differ_and_equal_the_formula(real: Path, fake: Path) -> None:
     values = {}
     for like, mode in MODES.items():
@@ -147,6 +156,11 @@ def test_statistics_are_saved_and_compared(real: Path, fake: Path, tmp_path: Pat
         googlenet("fid", file, fake, "--features", tmp_path / "other.safetensors", "--engine", "torch", "--json")
     )
     assert "statistics of another network" in error
+    # Digests of the FID network differ between modes, too: the mode is named, not the network.
+    record = read_stats(file).record
+    assert record is not None
+    with pytest.raises(ValueError, match="made with --like clean-fid"):
+        read_stats(file).check(replace(record, like="pytorch-fid", digest="other"))
     both = googlenet("fid", file, file, "--json").json
     assert both["fid"] == pytest.approx(0, abs=1e-9) and both["engine"] == "files", "no network is needed"
     assert "KID needs the images" in one_line_at_end(googlenet("fid", file, fake, *options, "--metrics", "kid"))
@@ -380,7 +394,7 @@ def test_a_lower_precision_states_its_bias(
     options = ["--features", network, "--engine", "torch", "--precision", "bfloat16", "--json"]
     document = googlenet("fid", real, fake, *options).json
     bias = document["precision_bias"]
-    assert bias["images"] == NUM_IMAGES and document["precision"] == "bfloat16"
+    assert bias["images"] == NUM_IMAGES and document["network_precision"] == "bfloat16"
     # The sample is the whole set: its value in bfloat16 is that of the comparison, by the other method.
     assert bias["fid"] == pytest.approx(document["fid"], rel=1e-5)
     exact = googlenet("fid", real, fake, "--features", network, "--engine", "torch", "--json").json["fid"]

@@ -142,5 +142,5 @@ def describe(result: "Comparison") -> Iterator[str]:
     counts = [f"{count:,}" if count else "?" for count in (result.num_real, result.num_fake)]
     settings: dict[str, Any] = result.settings
     yield f"{counts[0]} real and {counts[1]} generated images, as {settings['like']}: {settings['resizing']}; " + (
-        f"{settings['network']} in {settings['engine']}, {settings['precision']}"
+        f"{settings['network']} in {settings['engine']}, {settings['network_precision']}"
     )

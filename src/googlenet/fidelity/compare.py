@@ -284,7 +284,7 @@ class Comparer:
         """Return how the values are computed, for the result."""
         return {
             "like": self.settings.like, "resizing": self.mode.resizing, "network": network.name,
-            "network_digest": network.digest[:16], "engine": network.engine, "precision": network.precision,
+            "network_digest": network.digest[:16], "engine": network.engine, "network_precision": network.precision,
             "seed": self.settings.seed,
         }  # fmt: skip
 
@@ -296,7 +296,7 @@ class Comparer:
         resizing = MODES[record.like].resizing if record.like in MODES else "unknown resizing"
         return {
             "like": record.like, "resizing": resizing, "network": record.network,
-            "network_digest": record.digest[:16], "engine": "files", "precision": record.precision,
+            "network_digest": record.digest[:16], "engine": "files", "network_precision": record.precision,
             "seed": self.settings.seed,
         }  # fmt: skip
 

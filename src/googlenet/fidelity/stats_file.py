@@ -43,15 +43,16 @@ class StatsFile:
         """Return notes for the user; ValueError if the statistics were made in another way than `expected`."""
         if self.record is None:
             return [f"{self.path} does not record its network: it is assumed to be {expected.network}"]
+        # First, because the digest of the FID network includes the normalization, which differs between modes.
+        if self.record.like != expected.like:
+            raise ValueError(
+                f"{self.path}: statistics made with --like {self.record.like}; use that, or compute them again"
+            )
         if self.record.digest != expected.digest or self.record.network != expected.network:
             other = f"{self.record.network} ({self.record.digest[:8]})"
             raise ValueError(
                 f"{self.path}: statistics of another network, {other}, not {expected.network} "
-                f"({expected.digest[:8]}); name that network, or compute them again with --save-stats"
-            )
-        if self.record.like != expected.like:
-            raise ValueError(
-                f"{self.path}: statistics made with --like {self.record.like}; use that, or compute them again"
+                f"({expected.digest[:8]}); name that one with --weights or --features, or compute them again"
             )
         if self.record.precision != expected.precision:
             return [f"{self.path} was computed in {self.record.precision}, the other set in {expected.precision}"]
