@@ -45,7 +45,7 @@ print(json.dumps([count, evaluated, peak() - before]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_photographs_stay_within_the_budget(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), "red").save(tmp_path / "small.jpg")
     rows = np.random.default_rng(0).integers(0, 255, (250, 375, 3), np.uint8)

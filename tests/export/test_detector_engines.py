@@ -96,6 +96,7 @@ def test_precisions(detector_run: Path, exported_detector: Path) -> None:
         open_exported_detector(exported_detector, "onnxruntime:bfloat16")
 
 
+@pytest.mark.release
 def test_limited_instructions(exported_detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO would end with a segmentation fault."""
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
