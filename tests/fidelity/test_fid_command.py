@@ -25,7 +25,6 @@ from googlenet.fidelity.modes import MODES
 from googlenet.fidelity.report import realism_of
 from googlenet.fidelity.statistics import frechet_distance, moments_of
 from googlenet.fidelity.stats_file import read_stats
-from model_selection import mark_slow_models
 
 NUM_IMAGES = 26
 
@@ -413,7 +412,10 @@ def test_realism_is_the_largest_ratio_of_radius_and_distance() -> None:
     torch.testing.assert_close(result.distances, distances.sort(dim=1).values[:, :5])
 
 
-@pytest.mark.parametrize("engine", mark_slow_models(["onnxruntime", "openvino"], (), release=("openvino",)))
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param("onnxruntime", marks=pytest.mark.slow), pytest.param("openvino", marks=pytest.mark.release)],
+)
 def test_engines_compute_the_same_features(engine: str, network: Path, cache: Path) -> None:
     pytest.importorskip(engine)
     pytest.importorskip("onnxscript")

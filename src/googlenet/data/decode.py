@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,10 +26,12 @@ try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-READS_HEIF = find_spec("pillow_heif") is not None
-if READS_HEIF:
+try:
     import pillow_heif
-
+except ImportError:  # not installed, or its library cannot be loaded
+    READS_HEIF = False
+else:
+    READS_HEIF = True
     pillow_heif.register_heif_opener()
 
 MAX_PIXELS = 100_000_000  # larger images are not decoded: a few kilobytes of PNG can decode to gigabytes
