@@ -1,5 +1,8 @@
 """Split folders in their common forms, wrapper folders, links, and Unicode forms of class folders."""
 
+import os
+import subprocess
+import sys
 import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -239,6 +242,14 @@ def test_heif_images_are_read_with_their_library(tmp_path: Path) -> None:
     write(tmp_path, "a", "b")
     pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(tmp_path / "a" / "x.HEIC")
     assert sizes(load(tmp_path, on_error="raise")) == [5, 0, 0]
+
+
+def test_a_heif_library_that_cannot_be_loaded_is_like_none(tmp_path: Path) -> None:
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError('libheif.so: cannot open shared object file')")
+    code = "from googlenet.data import decode; print(decode.READS_HEIF, '.heic' in decode.SUFFIXES)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"], done.stderr
 
 
 def test_the_first_unusable_image_stops_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
