@@ -132,14 +132,23 @@ def shorten(arguments: list[str]) -> list[str]:
 
 # Pages whose commands run with every change. The commands of the other pages are similar and take longer.
 FAST_PAGES = {"models.md", "weights.md"}
+# The longest pages. Their commands are also run by the tests of their subjects.
+RELEASE_PAGES = {
+    "cross-validation.md", "data.md", "detection-rcnn.md", "explain.md", "fid.md", "finetune.md", "multi-scale.md",
+    "performance.md", "serving.md", "tour.md",
+}  # fmt: skip
+
+
+def _marks(page: Path) -> list[pytest.MarkDecorator]:
+    """Return the marks of a page: when its commands are run."""
+    if page.name in RELEASE_PAGES:
+        return [pytest.mark.release]
+    return [] if page.name in FAST_PAGES else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name not in FAST_PAGES))
-        for page in PAGES_WITH_COMMANDS
-    ],
+    [pytest.param(page, id=page.name, marks=_marks(page)) for page in PAGES_WITH_COMMANDS],
 )
 def test_commands(page: Path, workspace: Path, build_once: BuildOnce) -> None:
     runs: dict[str, str] = {}

@@ -27,6 +27,7 @@ def images() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.slow
 def test_caffe_against_opencv(tmp_path: Path, images: list[Image.Image], modern: bool) -> None:
     """A prototxt and a caffemodel of the original network give the same probabilities in OpenCV."""
     net = original_network()

@@ -196,7 +196,7 @@ def test_policies_are_for_gray_and_rgb(tmp_path: Path) -> None:
     assert "are for gray and RGB images, not for 5 channels: unset them" in done.err.splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_train_predict_explain_export_and_serve(tmp_path: Path) -> None:
     folder, run, out = write_folder(tmp_path / "data", count=24), tmp_path / "run", tmp_path / "exported"
     done = googlenet("train", "fashion-mnist-smoke", "--data", f"folder:{folder}", "--data.channels", 5,

@@ -75,6 +75,7 @@ def test_resumed_run_has_the_same_weights(run: Path, tmp_path: Path, monkeypatch
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_loaded_run_detects(run: Path) -> None:
     checkpoint = googlenet.load(run)
     images = [sample.read(1) for sample in load_detection_dataset(RECIPE.data.source).test[:2]]

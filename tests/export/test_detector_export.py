@@ -107,6 +107,7 @@ def test_several_sizes_in_one_file(scenes_run: Path, tmp_path: Path, fashion_mni
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_unsupported_networks(scenes_run: Path, smoke_run: Path) -> None:
     checkpoint = googlenet.load(scenes_run)
     torch.manual_seed(0)

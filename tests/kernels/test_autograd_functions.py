@@ -430,6 +430,7 @@ def test_invalid_levels(setting: str, message: str, monkeypatch: pytest.MonkeyPa
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_compiles_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reload_kernels: None) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     written = []

@@ -87,6 +87,7 @@ def predict_png(run: Path, folder: Path) -> dict[str, float]:
     return prediction
 
 
+@pytest.mark.slow
 def test_reload_and_shutdown_under_load(small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
@@ -191,7 +192,7 @@ def serve(arguments: list[str]) -> int:
         return int(exit_.code or 0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_access_log(small_run: Path, tmp_path: Path) -> None:
     """Each request is one line with its id, which the response has as well. Ids that break a line are replaced."""
     with run_server(small_run, "--access-log") as server:

@@ -76,7 +76,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
                 "--optimizer.name=normalized_sgd",
                 "--optimizer.lr=0.001",
             ],
-            marks=pytest.mark.slow,
+            marks=pytest.mark.release,
             id="synchronized normalization, two",
         ),
     ],
@@ -110,6 +110,7 @@ def test_synchronized_batchnorm_equals_the_full_batch() -> None:
     wait_for(torchrun(3, str(Path(__file__).with_name("sync_batchnorm_worker.py"))))
 
 
+@pytest.mark.slow
 def test_shared_work_equals_one_process(tmp_path: Path) -> None:
     """Downloads and checks in order, evaluation in slices, and errors in each process of the run."""
     wait_for(torchrun(2, str(Path(__file__).with_name("distributed_worker.py")), str(tmp_path)))

@@ -91,6 +91,7 @@ def test_members_start_alike_and_see_other_batches(pair: Path) -> None:
     assert one.seed != two.seed
 
 
+@pytest.mark.slow
 def test_interrupted_ensemble_resumes(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

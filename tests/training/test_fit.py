@@ -51,8 +51,7 @@ def uninterrupted(trained: Trained) -> Path:
 @pytest.mark.parametrize(
     "point",
     [
-        "7:during",
-        pytest.param("1:after", marks=pytest.mark.slow),
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("7:during", "1:after")),
         *(pytest.param(p, marks=pytest.mark.release) for p in ("10:step", "14:before")),
     ],
 )

@@ -135,6 +135,7 @@ def test_no_tracker(tmp_path: Path) -> None:
     assert logged(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crash_and_resume(tmp_path / "run", "tensorboard", monkeypatch)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -170,7 +171,7 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trackio.__version__
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @needs("mlflow")
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
@@ -207,7 +208,7 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @needs("wandb")
 def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, a session's file has the run's identifier; `wandb sync` joins the sessions."""

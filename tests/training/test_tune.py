@@ -115,6 +115,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.json["metrics"]["validation"]["top1"] == best["value"], "the same recipe gives the same result"
 
 
+@pytest.mark.slow
 def test_trials_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = fake_fit([0.5], [])
 
