@@ -66,6 +66,13 @@ def cpu_features() -> dict[str, object]:
     return {"model": details.get("model name", platform.machine()), "cores": os.cpu_count(), "features": features}
 
 
+@cache
+def has_amx() -> bool:
+    """Return whether oneDNN uses the processor's instructions for products of bfloat16 tiles (AMX)."""
+    query = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so it may be missing
+    return query is not None and bool(query()) and isa_limit() in ("", "DEFAULT", "AVX512_CORE_AMX")
+
+
 def limit_isa(name: str) -> None:
     """Limit PyTorch, oneDNN, OpenVINO and MKL to the instructions of AVX2, in this process and those that it starts.
 

@@ -11,12 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import googlenet
 from googlenet import kernels
-from googlenet.kernels import build, ffi, levels
-from googlenet.kernels.conv_bn_relu import norm_relu, norm_relu_backward
+from googlenet.kernels import build, conv_bn_relu, ffi, levels
+from googlenet.kernels.conv_bn_relu import (
+    as_map,
+    as_matrix,
+    convolve,
+    convolve_backward,
+    dense_weight,
+    norm_relu,
+    norm_relu_backward,
+    window_columns,
+)
 from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_channels
 from googlenet.models.init import init_weights
 from googlenet.models.layers import Conv, ConvNormAct, MaxPool
@@ -210,6 +221,52 @@ def test_network(name: str, extra: int) -> None:
 
 def error(result: Tensor, exact: Tensor) -> float:
     return ((result.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 1, 1, 1), (3, 1, 7, 9), (2, 3, 9, 8), (2, 32, 4, 4)], ids=str)
+@pytest.mark.parametrize(("k", "stride"), [(3, 1), (5, 1), (7, 2)])
+def test_window_columns(k: int, stride: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.randn(shape).to(dtype)
+    expected = F.unfold(x.float(), k, padding=k // 2, stride=stride).unflatten(1, (-1, k * k))
+    expected = expected.permute(0, 3, 2, 1).flatten(0, 1).flatten(1)
+    assert torch.equal(window_columns(x, k, stride).float(), expected)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_convolutions(data: st.DataObject) -> None:
+    """Outputs and gradients of every algorithm against double precision, in both types, also as with AMX."""
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    k, stride = data.draw(st.sampled_from([(1, 1), (3, 1), (5, 1), (3, 2), (7, 2)]))
+    amx = data.draw(st.booleans())
+    in_channels, out_channels = data.draw(st.sampled_from([1, 3, 16, 32, 48])), data.draw(st.sampled_from([1, 16, 40]))
+    side, images = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    x, weight = draw(images, in_channels, side, side), draw(out_channels, in_channels, k, k)
+    exact_x, exact_weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    expected = F.conv2d(exact_x, exact_weight, None, stride, k // 2)
+    grad = draw(*expected.shape)
+    expected.backward(grad.double())
+    need_input_grad = data.draw(st.booleans())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_bn_relu, "has_amx", lambda: amx)
+        dense = dense_weight(weight, x) if stride == 1 else None
+        out = convolve(x, weight, dense, None, stride)
+        grad_input, grad_weight = convolve_backward(as_matrix(grad), x, weight, dense, stride, need_input_grad)
+    # The result in bfloat16 has 8 significant bits; a dense weight's gradient is the sum of up to 4 of them.
+    tolerance = 1e-4 if dtype == torch.float32 else 2**-6
+    assert_close(as_map(out, expected), expected, tolerance)
+    assert (grad_input is not None) == need_input_grad
+    if grad_input is not None:
+        assert_close(as_map(grad_input, x), exact_x.grad, tolerance)
+    assert grad_weight.shape == weight.shape
+    assert_close(grad_weight, exact_weight.grad, tolerance)
 
 
 @pytest.mark.usefixtures("level")

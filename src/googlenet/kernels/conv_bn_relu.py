@@ -12,12 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import has_amx
 from .ffi import call, pack
 from .levels import MAX_CHANNELS, NUM_CHUNKS
 from .winograd import select_tile_size, winograd_conv, winograd_conv_backward
 
-# For more rows oneDNN's 1x1 convolution is faster than MKL's matrix product.
+# For more rows of float32, oneDNN's 1x1 convolution is faster than the matrix product.
 MAX_MATMUL_ROWS = 6144
+
+# Bytes of `window_columns`.
+MAX_COLUMN_BYTES = 128 << 20
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -48,7 +52,43 @@ def _workspace(columns: int, num_sums: int) -> Tensor:
     return torch.empty((NUM_CHUNKS + 1) * num_sums * columns, dtype=torch.float64)
 
 
-# Convolutions. The kernels are for stride 1 and padding "same"; the first layer, of stride 2, is PyTorch's.
+# Convolutions, with padding of half of the filter.
+
+
+def _is_product(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Return whether a 1x1 convolution is computed as a matrix product."""
+    rows = x.shape[0] * x.shape[2] * x.shape[3]
+    return stride == 1 and weight.shape[2] == 1 and (x.dtype != torch.float32 or rows <= MAX_MATMUL_ROWS)
+
+
+def _fits(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Return whether `window_columns` may be used: its result is not too large."""
+    k, (n, c, h, w) = weight.shape[2], x.shape
+    return n * -(-h // stride) * -(-w // stride) * k * k * c * x.element_size() <= MAX_COLUMN_BYTES
+
+
+def _is_first(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Return whether the layer reads gray images, for which windows as a matrix are faster than a convolution."""
+    return x.shape[1] == 1 and weight.shape[2] > 1 and _fits(x, weight, stride)
+
+
+def _filters(weight: Tensor) -> Tensor:
+    """Return the weight as a matrix (out, k * k * in), in the order of `window_columns`."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def window_columns(x: Tensor, k: int, stride: int) -> Tensor:
+    """Return the k x k windows of a map, padded by k // 2, as a matrix (n * out_h * out_w, k * k * c)."""
+    (n, c, h, w), out_h, out_w = x.shape, -(-x.shape[2] // stride), -(-x.shape[3] // stride)
+    columns = x.new_empty(n * out_h * out_w, k * k * c)
+    call("window_columns", x.dtype, n, h, w, c, k, stride, out_h, out_w, channels_last(x), columns)
+    return columns
+
+
+def _weight_grad_of_windows(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    out_channels, in_channels, k, _ = weight.shape
+    product = torch.mm(grad.t(), window_columns(x, k, stride))
+    return product.view(out_channels, k, k, in_channels).permute(0, 3, 1, 2)
 
 
 def dense_weight(weight: Tensor, x: Tensor) -> Tensor | None:
@@ -76,9 +116,10 @@ def dense_weight_backward(grad: Tensor, weight: Tensor, size: int) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, dense: Tensor | None, bias: Tensor | None, stride: int = 1) -> Tensor:
     """Convolve a map (n, c, h, w); return the output as a matrix. `dense` is the weight's `dense_weight`."""
     k, size, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
-    if stride == 1 and k == 1 and rows <= MAX_MATMUL_ROWS:
-        columns = weight.flatten(1).t()
-        return torch.mm(as_matrix(x), columns) if bias is None else torch.addmm(bias, as_matrix(x), columns)
+    if (one := _is_product(x, weight, stride)) or _is_first(x, weight, stride):
+        columns = as_matrix(x) if one else window_columns(x, k, stride)
+        filters = _filters(weight).t()
+        return torch.mm(columns, filters) if bias is None else torch.addmm(bias, columns, filters)
     if dense is not None:
         flat = as_matrix(x).view(x.shape[0], -1)
         out = torch.mm(flat, dense.t()) if bias is None else torch.addmm(bias.repeat(size * size), flat, dense.t())
@@ -93,21 +134,29 @@ def convolve_backward(
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients of the input, as a matrix, and of the weight, from the gradient matrix of the output."""
     k, size, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
-    if stride == 1 and k == 1 and rows <= MAX_MATMUL_ROWS:
+    if _is_product(x, weight, stride):
         grad_input = torch.mm(grad, weight.flatten(1)) if need_input_grad else None
         return grad_input, torch.mm(grad.t(), as_matrix(x)).view_as(weight)
+    if not need_input_grad and _is_first(x, weight, stride):
+        return None, _weight_grad_of_windows(grad, x, weight, stride)
     if dense is not None:
         flat, flat_grad = as_matrix(x).view(x.shape[0], -1), grad.view(x.shape[0], -1)
         grad_input = torch.mm(flat_grad, dense).view(rows, -1) if need_input_grad else None
         return grad_input, dense_weight_backward(torch.mm(flat_grad.t(), flat), weight, size)
     if stride == 1 and (tile_size := select_tile_size(weight, x)):
         return winograd_conv_backward(grad, x, weight, tile_size, need_input_grad)
-    n, _, h, w = x.shape
+    n, in_channels, h, w = x.shape
+    # With AMX, oneDNN's bfloat16 gradient of the weight takes two to four times as long as a product on small maps.
+    # With a stride, it leaves taps that see only padding undefined.
+    slow = stride == 1 and in_channels >= 32 and h * w <= 49 and x.dtype == torch.bfloat16 and has_amx()
+    product = (slow and _fits(x, weight, 1)) or (stride > 1 and min(h, w) <= k // 2)
     out_size = (n, -(-h // stride), -(-w // stride), -1)
     grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad.view(out_size).permute(0, 3, 1, 2), x, weight, None,
-        [stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, [need_input_grad, True, False],
+        [stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, [need_input_grad, not product, False],
     )  # fmt: skip
+    if product:
+        grad_weight = _weight_grad_of_windows(grad, x, weight, stride)
     return (as_matrix(channels_last(grad_map)) if need_input_grad else None), grad_weight
 
 

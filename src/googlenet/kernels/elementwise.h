@@ -225,6 +225,36 @@ void NAME(dense_weight_backward)(long size, long k, long out_channels, long in_c
             }
 }
 
+/* columns = the k x k windows of a padded map as rows (image, output pixel) of (k, k, channels), zero outside the map */
+void NAME(window_columns)(long images, long height, long width, long channels, long k, long stride, long out_height,
+                          long out_width, const VALUE *src, VALUE *columns) {
+    const long run = k * channels;
+#pragma omp parallel for schedule(static) collapse(2)
+    for (long n = 0; n < images; n++)
+        for (long i = 0; i < out_height; i++)
+            for (long j = 0; j < out_width; j++) {
+                VALUE *to = columns + ((n * out_height + i) * out_width + j) * k * run;
+                const long left = j * stride - k / 2;
+                const long first = left < 0 ? -left : 0, last = left + k > width ? width - left : k;
+                const long top = i * stride - k / 2;
+                for (long y = top; y < top + k; y++, to += run) {
+                    if (y < 0 || y >= height) {
+                        for (long c = 0; c < run; c++) to[c] = 0;
+                        continue;
+                    }
+                    const VALUE *from = src + ((n * height + y) * width + left) * channels;
+                    /* A short run is copied with a few values that follow it, which the next row of the window replaces. */
+                    if (first == 0 && run <= SHORT_RUN && y + 1 < top + k && left * channels + SHORT_RUN <= width * channels) {
+                        memcpy(to, from, SHORT_RUN * sizeof(VALUE));
+                        continue;
+                    }
+                    for (long c = 0; c < first * channels; c++) to[c] = 0;
+                    for (long c = first * channels; c < last * channels; c++) to[c] = from[c];
+                    for (long c = last * channels; c < run; c++) to[c] = 0;
+                }
+            }
+}
+
 /* dst = the maxima of 3x3 windows; argmax = their position in the window, 0 to 8 */
 void NAME(max_pool_forward)(long images, long height, long width, long channels, long stride, long padding, long out_height,
                   long out_width, const VALUE *src, VALUE *dst, int16_t *argmax) {
