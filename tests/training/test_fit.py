@@ -344,7 +344,7 @@ def test_a_run_on_another_device_compiles_no_kernels(
         monkeypatch.setattr(module, "load_kernels", lambda: pytest.fail("compiled"))
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))
-    monkeypatch.setattr(type(accelerator), "prepare", lambda self, *modules: modules)
+    monkeypatch.setattr(type(accelerator), "prepare", lambda self, *modules, **_: modules)
     monkeypatch.setattr(distributed, "init_distributed", lambda *_: accelerator)
     monkeypatch.setattr(setup, "pick_device", lambda name: torch.device("meta"))
     monkeypatch.setattr(Dataset, "to", lambda self, device: self)

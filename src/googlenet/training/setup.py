@@ -92,7 +92,10 @@ def build_training_run(
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
     ema_model = build_ema(model, recipe.ema_decay) if recipe.ema_decay else None
-    loss_module, optimizer = accelerator.prepare(LossModule(setup.task, model), optimizer)
+    # Both are on the device; to find that out, accelerate would import PyTorch's compiler, which takes a second.
+    loss_module, optimizer = accelerator.prepare(
+        LossModule(setup.task, model), optimizer, device_placement=[False, False]
+    )
     patience = recipe.early_stopping_patience
     early_stopping = EarlyStopping(patience, setup.task.monitor) if patience else None
     state = TrainState(model, optimizer, ema_model, accelerator.scaler, early_stopping)

@@ -52,7 +52,7 @@ def _skip_import_of_dynamo() -> None:
     They import it to exclude some of their methods from compiled functions; here only networks are compiled, and
     PyTorch looks for the attribute that is set before it imports anything.
     """
-    for name in ("__init__", "add_param_group", "zero_grad"):
+    for name in ("__init__", "add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if method is not None and "torch._dynamo" not in sys.modules:
             method.__dynamo_disable = method
