@@ -19,7 +19,7 @@ from _cli import device_name, googlenet
 
 FAST: dict[str, list[str]] = {
     "none (the recipe)": [],
-    "learning rate 0.0025": ["--optimizer.lr=0.0025"],
+    "learning rate 0.005": ["--optimizer.lr=0.005"],
     "learning rate 0.01": ["--optimizer.lr=0.01"],
     "warm-up of 0.2": ["--schedule.warmup_fraction=0.2"],
     "AdamW at 0.006": [
@@ -27,8 +27,8 @@ FAST: dict[str, list[str]] = {
         "--optimizer.nesterov=false", "--optimizer.lr=0.006",
     ],
     "SGD without layer-wise normalization, at 0.05": ["--optimizer.name=sgd", "--optimizer.lr=0.05"],
-    "batches of 64": ["--batch_size=64"],
-    "batches of 256": ["--batch_size=256"],
+    "batches of 64, learning rate 0.005": ["--batch_size=64", "--optimizer.lr=0.005"],
+    "batches of 128, learning rate 0.005": ["--batch_size=128", "--optimizer.lr=0.005"],
     "no label smoothing": ["--loss.label_smoothing=0"],
     "random flips": ["--augment.flip=random"],
     "alternating flips": ["--augment.flip=alternating"],
