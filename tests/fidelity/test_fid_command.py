@@ -251,7 +251,7 @@ def test_classes_of_files_and_what_is_not_read(real: Path, fake: Path) -> None:
     ("source", "expected"),
     [
         ("missing", "no such folder"),
-        ("empty", "no images"),
+        ("empty", "no images; name a folder with bmp, jpeg, jpg, pgm, png, ppm, tif, tiff, webp files"),
         ("one", "a covariance needs 2 or more"),
         ("truncated", "000.png: damaged image"),
         ("truncated.npz", "damaged or not an .npz file"),

@@ -148,6 +148,12 @@ def test_differences() -> None:
     better = torch.tensor([[0.6, 0.4], [0.2, 0.8], [0.4, 0.6]], dtype=torch.float64)
     assert compare_probabilities(better, reference, labels) == pytest.approx((-1 / 3, 0.5 / 3))
     assert compare_probabilities(other * math.nan, reference, labels)[1] == math.inf
+    for num_correct in range(1, 501):  # one of 500 images is the tolerance exactly, whatever the accuracy
+        labels = torch.cat([torch.zeros(num_correct), torch.ones(500 - num_correct)]).long()
+        reference = torch.tensor([[0.6, 0.4]], dtype=torch.float64).repeat(500, 1)
+        other = reference.clone()
+        other[0] = torch.tensor([0.4, 0.6])
+        assert CandidateResult(1.0, *compare_probabilities(other, reference, labels)).is_within(Tolerance())
     assert not CandidateResult(1.0, None, None).is_within(Tolerance())
     assert CandidateResult(1.0, 0.002, 0.005).is_within(Tolerance())
     assert not CandidateResult(1.0, 0.0021, 0.0).is_within(Tolerance())

@@ -110,7 +110,10 @@ def _folder(folder: Path, mode: Mode) -> ImageSet:
         else:
             accounting.exclude("file", f"not read by {mode.tool}", printable(path))
     if not paths:
-        raise ValueError(f"{folder}: no images. {accounting.reasons()}".rstrip(". "))
+        where = "" if mode.recursive else ", directly in it"
+        files = f"{', '.join(sorted({suffix.lower() for suffix in mode.suffixes}))} files{where}"
+        reasons = f" ({accounting.reasons()})" if accounting.reasons() else ""
+        raise ValueError(f"{folder}: no images{reasons}; name a folder with {files}")
     paths.sort(key=str)
     names = [printable(path) for path in paths]
     images = _encoded(str(folder), ByteRanges.from_files([str(path) for path in paths]), names)

@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +151,8 @@ def _read_file(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: {_refusal(path, str(error))}") from None
     except Exception as error:  # whatever damaged bytes make the reader raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # PyTorch's text on a truncated file has a page about its reader.
+        reason = textwrap.shorten((str(error) or type(error).__name__).splitlines()[0], 120, placeholder=" ...")
         if "TorchScript" in str(error):
             raise ValueError(f"{path}: a TorchScript program; save its state_dict() as a .pth file") from None
         raise ValueError(f"{path}: damaged, or not a PyTorch file ({reason})") from None
