@@ -32,7 +32,7 @@ PAGES = {
 }  # fmt: skip
 
 # The processor of the race that the plot shows.
-REFERENCE = "amd-bfloat16"
+REFERENCE = "intel-amx"
 
 # The function that formats each result.
 TABLES: dict[str, Callable[[Result], str]] = {

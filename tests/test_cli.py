@@ -310,6 +310,7 @@ def test_read_only_folder(small_disk: Path) -> None:
     assert "write permission" in line
 
 
+@pytest.mark.slow
 def test_no_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     # Root may write everywhere unless it drops its capabilities.

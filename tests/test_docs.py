@@ -220,6 +220,7 @@ def test_python_of_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         exec(code, {})
 
 
+@pytest.mark.slow
 def test_detection_python(trained: Any) -> None:
     (code,) = code_blocks(ROOT / "docs" / "detection.md", "python")
     names: dict[str, Any] = {"pixels": torch.zeros(1, 40, 60, dtype=torch.uint8)}

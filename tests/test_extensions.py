@@ -44,6 +44,7 @@ def run(argv):
     assert "example: googlenet toy" in googlenet("toy", "--help").out
 
 
+@pytest.mark.slow
 def test_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = """
 import torch
@@ -68,6 +69,7 @@ def load(location, options):
     assert "toy:NAME" in googlenet("train", "fashion-mnist-smoke", "--data", "toyy:x").err
 
 
+@pytest.mark.slow
 def test_detection_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = """
 import torch

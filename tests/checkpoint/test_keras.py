@@ -110,6 +110,7 @@ def test_files_without_names(networks: dict, tmp_path: Path) -> None:
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_heads_and_damaged_files(networks: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder, *_ = networks["inception_v3"]
     bare = Builder(0)

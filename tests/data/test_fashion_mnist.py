@@ -144,6 +144,7 @@ def test_damaged_mirror_leaves_nothing(
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt")
+@pytest.mark.slow
 def test_debian_package(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(isolated / "cache"))

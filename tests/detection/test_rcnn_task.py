@@ -85,6 +85,7 @@ def test_loaded_run_detects(run: Path) -> None:
         assert torch.allclose(expected.boxes, actual.boxes, atol=1e-3) and torch.equal(expected.labels, actual.labels)
 
 
+@pytest.mark.slow
 def test_evaluate_averages_networks_and_detect_draws(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_invalid_recipes_fail_before_the_run_starts(change: dict[str, Any], mess
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_init_from_a_classifier_adds_a_background_class(smoke_run: Path, tmp_path: Path) -> None:
     model = ModelConfig(init_from=str(smoke_run))
     recipe = replace(

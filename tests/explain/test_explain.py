@@ -127,6 +127,7 @@ def test_help_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name:<11}{analysis.help}" in out for name, analysis in ANALYSES.items())
 
 
+@pytest.mark.slow
 def test_color_and_another_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_network(
         tmp_path / "net.safetensors", channels=3, size=32, name="bn_inception", pool_mode="null", spp_levels="[1,2]"

@@ -155,6 +155,7 @@ def test_colors_softmax_and_normalization_across_channels(test_images: Split, tm
     "name",
     ["openvino", *(pytest.param(name, marks=pytest.mark.release) for name in ("onnxruntime", "ncnn"))],
 )
+@pytest.mark.slow
 def test_closing_in_the_order_of_opening_leaves_signals_working(name: str, exported_folder: Path) -> None:
     """The main thread has an alternative signal stack, which an engine may replace; a signal must still be handled."""
     program = f"""

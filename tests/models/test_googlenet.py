@@ -249,6 +249,7 @@ def test_init(init: str) -> None:
         assert not bias.any()
 
 
+@pytest.mark.slow
 def test_pickle_and_export() -> None:
     model = googlenet.create("googlenet_bn", 10, 1).eval()
     x = torch.randn(2, 1, 64, 64)

@@ -168,6 +168,7 @@ def test_invalid_bodies(detect_client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("side", [600, pytest.param(900, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_memory_is_reserved_before_decoding(detector_run: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pixels of an accepted image wait uncompressed: 5 bytes for each value are reserved."""
     decoded: list[str] = []
@@ -202,6 +203,7 @@ def test_queue_limit(detector_run: Path) -> None:
         assert len(client.post("/v1/detect", files=files[:2]).json()["images"]) == 2
 
 
+@pytest.mark.slow
 def test_reload(detector_run: Path, tmp_path: Path) -> None:
     run, data = tmp_path / "run", png(80, 7)
     shutil.copytree(detector_run, run)

@@ -160,6 +160,7 @@ def test_invalid_image(browser: Browser, server: RunningServer) -> None:
     page.context.close()
 
 
+@pytest.mark.slow
 def test_camera(browser: Browser, server: RunningServer) -> None:
     opened = open_page(browser, server.url, DESKTOP)
     page = opened.page
@@ -180,6 +181,7 @@ def test_camera(browser: Browser, server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("size", "viewport"), [((300, 180), DESKTOP), pytest.param((90, 200), PHONE, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_boxes_of_a_detector(
     browser: Browser, detector_run: Path, small_run: Path, tmp_path: Path, size: tuple[int, int],
     viewport: dict[str, int],

@@ -85,6 +85,7 @@ def test_prediction_is_the_mean_of_the_members(pair: Path) -> None:
     assert average.metrics["test"]["top1"] == pytest.approx(right.double().mean().item())
 
 
+@pytest.mark.slow
 def test_members_start_alike_and_see_other_batches(pair: Path) -> None:
     one, two = (package.load(pair / f"member-{number}").recipe for number in (1, 2))
     assert (one.model.seed, one.data.split_seed) == (two.model.seed, two.data.split_seed) == (0, 0)

@@ -176,6 +176,7 @@ def test_loaded_weights_reproduce_the_recorded_metrics(smoke_run: Path, fashion_
     assert replace(resolved, model=given.model, size=given.size) == given
 
 
+@pytest.mark.slow
 def test_resuming_with_other_images_fails(smoke_run: Path, tmp_path: Path) -> None:
     root = tmp_path / "photos"
     for label in ("a", "b"):

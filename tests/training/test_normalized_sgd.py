@@ -126,6 +126,7 @@ def test_without_kernels_it_is_pytorchs_sgd_on_scaled_gradients(options: dict, m
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), reference.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_compiler_of_pytorch_is_not_imported(tmp_path: Path) -> None:
     """Building and using an optimizer would import it, which takes more than a second of every training."""
     program = (

@@ -100,6 +100,7 @@ def test_every_metric_is_sent_once(
     assert tracker.configs[-1] == {"finished": True}
 
 
+@pytest.mark.slow
 def test_failing_server_does_not_end_the_run(tracker: type[RecordingTracker], tmp_path: Path) -> None:
     tracker.fails_after = 12  # there are validations after steps 8, 16, 24, ...
     done = googlenet("train", "fashion-mnist-smoke", *FLAGS, "--tracker", "wandb", "--out", tmp_path / "run")
@@ -129,6 +130,7 @@ def test_missing_package_and_unknown_tracker(tmp_path: Path, monkeypatch: pytest
     assert "tracker must be one of" in done.err and "'wandb'" in done.err
 
 
+@pytest.mark.slow
 def test_no_tracker(tmp_path: Path) -> None:
     fit(read_recipe("fashion-mnist-smoke", [*FLAGS, "--tracker=none"]), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "tensorboard").exists()
