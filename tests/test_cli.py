@@ -404,3 +404,15 @@ def test_ctrl_c_ends_every_command_with_130(command: str, monkeypatch: pytest.Mo
     finally:
         signal.signal(signal.SIGINT, before)
     assert (done.code, done.err) == (130, f"googlenet {command}: interrupted\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_at_the_end() -> None:
+    """Buffered output is written when the program ends."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "googlenet", "--help"], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "googlenet: standard output: No space left on device\n")

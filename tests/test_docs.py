@@ -132,7 +132,7 @@ def shorten(arguments: list[str]) -> list[str]:
 
 # Pages whose commands run with every change. The commands of the other pages are similar and take longer.
 FAST_PAGES = {"models.md", "weights.md"}
-# The longest pages. Their commands are also run by the tests of their subjects.
+# Pages whose commands take longest.
 RELEASE_PAGES = {
     "cross-validation.md", "data.md", "detection-rcnn.md", "explain.md", "fid.md", "finetune.md", "multi-scale.md",
     "performance.md", "serving.md", "tour.md",

@@ -70,7 +70,7 @@ def cpu_features() -> dict[str, object]:
 def has_amx() -> bool:
     """Return whether oneDNN uses the processor's instructions for products of bfloat16 tiles (AMX)."""
     query = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so it may be missing
-    return query is not None and bool(query()) and isa_limit() in ("", "DEFAULT", "AVX512_CORE_AMX")
+    return query is not None and bool(query()) and (isa_limit() in ("", "DEFAULT") or "AMX" in isa_limit())
 
 
 def limit_isa(name: str) -> None:

@@ -24,9 +24,9 @@ from googlenet.kernels.conv_bn_relu import (
     convolve,
     convolve_backward,
     dense_weight,
+    im2col,
     norm_relu,
     norm_relu_backward,
-    window_columns,
 )
 from googlenet.models.googlenet import TABLE_1, Inception, InceptionRow, scale_channels
 from googlenet.models.init import init_weights
@@ -227,11 +227,11 @@ def error(result: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 1, 1, 1), (3, 1, 7, 9), (2, 3, 9, 8), (2, 32, 4, 4)], ids=str)
 @pytest.mark.parametrize(("k", "stride"), [(3, 1), (5, 1), (7, 2)])
-def test_window_columns(k: int, stride: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_im2col(k: int, stride: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(shape).to(dtype)
     expected = F.unfold(x.float(), k, padding=k // 2, stride=stride).unflatten(1, (-1, k * k))
     expected = expected.permute(0, 3, 2, 1).flatten(0, 1).flatten(1)
-    assert torch.equal(window_columns(x, k, stride).float(), expected)
+    assert torch.equal(im2col(x, k, stride).float(), expected)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -259,7 +259,7 @@ def test_convolutions(data: st.DataObject) -> None:
         dense = dense_weight(weight, x) if stride == 1 else None
         out = convolve(x, weight, dense, None, stride)
         grad_input, grad_weight = convolve_backward(as_matrix(grad), x, weight, dense, stride, need_input_grad)
-    # The result in bfloat16 has 8 significant bits; a dense weight's gradient is the sum of up to 4 of them.
+    # The result in bfloat16 has 8 significant bits; a dense weight's gradient is the sum of up to 9 of them.
     tolerance = 1e-4 if dtype == torch.float32 else 2**-6
     assert_close(as_map(out, expected), expected, tolerance)
     assert (grad_input is not None) == need_input_grad

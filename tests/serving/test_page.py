@@ -178,9 +178,7 @@ def test_camera(browser: Browser, server: RunningServer) -> None:
     page.context.close()
 
 
-@pytest.mark.parametrize(
-    ("size", "viewport"), [((300, 180), DESKTOP), pytest.param((90, 200), PHONE, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("size", "viewport"), [((300, 180), DESKTOP), ((90, 200), PHONE)])
 @pytest.mark.slow
 def test_boxes_of_a_detector(
     browser: Browser, detector_run: Path, small_run: Path, tmp_path: Path, size: tuple[int, int],

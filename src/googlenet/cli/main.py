@@ -101,8 +101,13 @@ def run() -> NoReturn:
     # Run the exit hooks, then end the process without the interpreter's shutdown: it frees every object, which takes
     # half a second, and communication threads of several processes sometimes abort a finished run in it.
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:  # the disk is full, or the reader has closed the output
+            code = code or int(not isinstance(error, BrokenPipeError))
+            if stream is sys.stdout and code:
+                print(f"googlenet: standard output: {error.strerror}", file=sys.stderr)
     os._exit(code)
 
 

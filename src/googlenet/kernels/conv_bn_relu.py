@@ -20,8 +20,8 @@ from .winograd import select_tile_size, winograd_conv, winograd_conv_backward
 # For more rows of float32, oneDNN's 1x1 convolution is faster than the matrix product.
 MAX_MATMUL_ROWS = 6144
 
-# Bytes of `window_columns`.
-MAX_COLUMN_BYTES = 128 << 20
+# Bytes of `im2col`.
+MAX_IM2COL_BYTES = 128 << 20
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -62,32 +62,32 @@ def _is_product(x: Tensor, weight: Tensor, stride: int) -> bool:
 
 
 def _fits(x: Tensor, weight: Tensor, stride: int) -> bool:
-    """Return whether `window_columns` may be used: its result is not too large."""
+    """Return whether `im2col` may be used: its result is not too large."""
     k, (n, c, h, w) = weight.shape[2], x.shape
-    return n * -(-h // stride) * -(-w // stride) * k * k * c * x.element_size() <= MAX_COLUMN_BYTES
+    return n * -(-h // stride) * -(-w // stride) * k * k * c * x.element_size() <= MAX_IM2COL_BYTES
 
 
-def _is_first(x: Tensor, weight: Tensor, stride: int) -> bool:
-    """Return whether the layer reads gray images, for which windows as a matrix are faster than a convolution."""
+def _uses_im2col(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Return whether a convolution of one channel, such as gray images, is a product with `im2col`: it is faster."""
     return x.shape[1] == 1 and weight.shape[2] > 1 and _fits(x, weight, stride)
 
 
 def _filters(weight: Tensor) -> Tensor:
-    """Return the weight as a matrix (out, k * k * in), in the order of `window_columns`."""
+    """Return the weight as a matrix (out, k * k * in), in the order of `im2col`."""
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
-def window_columns(x: Tensor, k: int, stride: int) -> Tensor:
+def im2col(x: Tensor, k: int, stride: int) -> Tensor:
     """Return the k x k windows of a map, padded by k // 2, as a matrix (n * out_h * out_w, k * k * c)."""
     (n, c, h, w), out_h, out_w = x.shape, -(-x.shape[2] // stride), -(-x.shape[3] // stride)
     columns = x.new_empty(n * out_h * out_w, k * k * c)
-    call("window_columns", x.dtype, n, h, w, c, k, stride, out_h, out_w, channels_last(x), columns)
+    call("im2col", x.dtype, n, h, w, c, k, stride, out_h, out_w, channels_last(x), columns)
     return columns
 
 
-def _weight_grad_of_windows(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def _im2col_weight_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     out_channels, in_channels, k, _ = weight.shape
-    product = torch.mm(grad.t(), window_columns(x, k, stride))
+    product = torch.mm(grad.t(), im2col(x, k, stride))
     return product.view(out_channels, k, k, in_channels).permute(0, 3, 1, 2)
 
 
@@ -116,8 +116,8 @@ def dense_weight_backward(grad: Tensor, weight: Tensor, size: int) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, dense: Tensor | None, bias: Tensor | None, stride: int = 1) -> Tensor:
     """Convolve a map (n, c, h, w); return the output as a matrix. `dense` is the weight's `dense_weight`."""
     k, size, rows = weight.shape[2], x.shape[2], x.shape[0] * x.shape[2] * x.shape[3]
-    if (one := _is_product(x, weight, stride)) or _is_first(x, weight, stride):
-        columns = as_matrix(x) if one else window_columns(x, k, stride)
+    if (one := _is_product(x, weight, stride)) or _uses_im2col(x, weight, stride):
+        columns = as_matrix(x) if one else im2col(x, k, stride)
         filters = _filters(weight).t()
         return torch.mm(columns, filters) if bias is None else torch.addmm(bias, columns, filters)
     if dense is not None:
@@ -137,8 +137,8 @@ def convolve_backward(
     if _is_product(x, weight, stride):
         grad_input = torch.mm(grad, weight.flatten(1)) if need_input_grad else None
         return grad_input, torch.mm(grad.t(), as_matrix(x)).view_as(weight)
-    if not need_input_grad and _is_first(x, weight, stride):
-        return None, _weight_grad_of_windows(grad, x, weight, stride)
+    if not need_input_grad and _uses_im2col(x, weight, stride):
+        return None, _im2col_weight_grad(grad, x, weight, stride)
     if dense is not None:
         flat, flat_grad = as_matrix(x).view(x.shape[0], -1), grad.view(x.shape[0], -1)
         grad_input = torch.mm(flat_grad, dense).view(rows, -1) if need_input_grad else None
@@ -156,7 +156,7 @@ def convolve_backward(
         [stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, [need_input_grad, not product, False],
     )  # fmt: skip
     if product:
-        grad_weight = _weight_grad_of_windows(grad, x, weight, stride)
+        grad_weight = _im2col_weight_grad(grad, x, weight, stride)
     return (as_matrix(channels_last(grad_map)) if need_input_grad else None), grad_weight
 
 

@@ -226,7 +226,7 @@ void NAME(dense_weight_backward)(long size, long k, long out_channels, long in_c
 }
 
 /* columns = the k x k windows of a padded map as rows (image, output pixel) of (k, k, channels), zero outside the map */
-void NAME(window_columns)(long images, long height, long width, long channels, long k, long stride, long out_height,
+void NAME(im2col)(long images, long height, long width, long channels, long k, long stride, long out_height,
                           long out_width, const VALUE *src, VALUE *columns) {
     const long run = k * channels;
 #pragma omp parallel for schedule(static) collapse(2)

@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SHORT_RUN 8 /* values that `window_columns` copies at once */
+#define SHORT_RUN 8 /* values that `im2col` copies at once */
 #define BLOCK 64 /* rows summed in float before they are added in double */
 
 static long first_row(long rows, long chunk) { return rows * chunk / CHUNKS; }
